@@ -1,0 +1,254 @@
+"""The line: its stages in order, each a plain function of a recipe and a run folder. Prefect wraps them; Ray runs them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines.progress import meter
+from pipelines.recipe import Recipe, to_yaml
+from schemas.errors import InputError
+from schemas.vocabulary import Stage
+from stages.graph import PartWork, Place, count_over_parts, run_parts
+from stages.run_folder import WHOLE, RunFolder, work_key, write_atomically
+
+log = logging.getLogger("sluice")
+
+Counts = dict[str, Any]
+
+
+@dataclass
+class Line:
+    """One run of one recipe."""
+
+    recipe: Recipe
+    run: RunFolder
+    retry_failed: bool = False
+    results: dict[str, Counts] = field(default_factory=dict)
+
+
+def source(line: Line) -> Counts:
+    """Cuts the source table into parts with ids."""
+    from stages.source import write_parts
+
+    return write_parts(line.run, line.recipe.source)
+
+
+def acquire(line: Line) -> Counts:
+    """Downloads, decodes and resizes, and embeds with CLIP while the next part downloads."""
+    from stages.acquire import AcquireWork
+    from stages.embed import EmbedWork
+
+    run, recipe, retry = line.run, line.recipe, line.retry_failed
+    places = [
+        Place(lambda: AcquireWork(run, recipe.acquire, retry), num_cpus=0.5, actors=recipe.acquire.actors),
+        Place(lambda: EmbedWork(run, recipe.select.clip), num_cpus=1, actors=recipe.select.clip.actors,
+              num_gpus=_gpu_share()),
+    ]  # fmt: skip
+    _stream("acquire", line, places)
+    return dict(count_over_parts(run, "acquire", run.parts()))
+
+
+def select(line: Line) -> Counts:
+    """Decides on every row by its columns."""
+    from stages.select import write_decisions
+
+    return write_decisions(line.run, line.recipe.select, line.recipe.feed.holdout, line.recipe.seed)
+
+
+def instruct(line: Line) -> Counts:
+    """Makes conversations of the kept rows."""
+    from stages.instruct import InstructWork
+
+    run, recipe = line.run, line.recipe
+    places = [Place(lambda: InstructWork(run, recipe.instruct, recipe.seed), num_cpus=1)]
+    _stream("instruct", line, places)
+    return dict(count_over_parts(run, "instruct", run.parts()))
+
+
+def feed(line: Line) -> Counts:
+    """Writes shards, and the plan of every training step."""
+    from stages.feed import ShardWork, write_plan
+
+    run, recipe = line.run, line.recipe
+    places = [Place(lambda: ShardWork(run, recipe.feed, recipe.model), num_cpus=1, actors=recipe.feed.actors)]
+    _stream("feed", line, places)
+    counts: Counts = dict(count_over_parts(run, "feed", run.parts()))
+    for step in recipe.train:
+        for name, value in write_plan(run, step, recipe.feed, recipe.seed).items():
+            counts[f"{step.name}_{name}"] = value
+    return counts
+
+
+def ledger(line: Line) -> Counts:
+    """Writes the ledger and holds it against the law."""
+    from stages.ledger import write_ledger
+
+    return write_ledger(line.run)
+
+
+def train(line: Line) -> Counts:
+    """Trains the model, step by step."""
+    from stages.train.ray import run_training
+
+    run, recipe = line.run, line.recipe
+    if not recipe.train:
+        return {}
+    start_ray(recipe)
+    return run_training(run, recipe)
+
+
+def evaluate(line: Line) -> Counts:
+    """Asks the trained model held-out questions, beside blind baselines."""
+    from stages.evaluate import evaluate_run
+
+    if line.recipe.evaluate is None or line.recipe.model is None:
+        return {}
+    return evaluate_run(line.run, line.recipe)
+
+
+def export(line: Line) -> Counts:
+    """Writes the trained model as a transformers folder."""
+    from models.export import export_llava
+    from models.full import build_model
+    from stages.train.weights import load_trained, trained_digests
+
+    run, recipe = line.run, line.recipe
+    if recipe.model is None or not recipe.train:
+        return {}
+    steps = [step.name for step in recipe.train]
+    key = work_key(Stage.EXPORT, 1, recipe.model.model_dump(mode="json"), trained_digests(run, steps))
+    if not run.is_done(Stage.EXPORT, WHOLE, key) or not run.path("model", "config.json").exists():
+        model, tokenizer = build_model(recipe.model, recipe.seed)
+        load_trained(model, run, steps)
+        export_llava(model, tokenizer, run.path("model"))
+        size = sum(file.stat().st_size for file in run.path("model").iterdir())
+        run.commit(Stage.EXPORT, WHOLE, key, {}, {"bytes": size})
+    return (run.manifest(Stage.EXPORT, WHOLE) or {})["counts"]
+
+
+def report(line: Line) -> Counts:
+    """Writes RUN/report.html."""
+    from pipelines.report import write_report
+
+    return {"bytes": write_report(line.run)}
+
+
+StageFunction = Callable[[Line], Counts]
+
+#: The stages in the order of the line. The ledger follows the stages that decide on rows.
+STAGES: dict[str, StageFunction] = {
+    Stage.SOURCE: source,
+    Stage.ACQUIRE: acquire,
+    Stage.SELECT: select,
+    Stage.INSTRUCT: instruct,
+    Stage.FEED: feed,
+    "ledger": ledger,
+    Stage.TRAIN: train,
+    Stage.EVALUATE: evaluate,
+    Stage.EXPORT: export,
+    Stage.REPORT: report,
+}
+_DATA_STAGES = (Stage.SOURCE, Stage.ACQUIRE, Stage.SELECT, Stage.INSTRUCT, Stage.FEED)
+
+
+def stages_until(until: str | None) -> list[tuple[str, StageFunction]]:
+    """The stages up to and with `until`, always with the ledger, so that every run ends with the law checked.
+
+    Raises:
+        InputError: there is no such stage.
+    """
+    names = [str(name) for name in STAGES]
+    if until is None:
+        return list(zip(names, STAGES.values(), strict=True))
+    if until not in names:
+        raise InputError(f"--until {until}: no such stage; stages: {', '.join(names)}")
+    chosen = names[: names.index(until) + 1]
+    if until in _DATA_STAGES:
+        chosen.append("ledger")
+    return [(name, STAGES[name]) for name in chosen]
+
+
+def prepare(line: Line) -> None:
+    """Makes the run folder and writes the resolved recipe with the versions of what runs it."""
+    names = ("sluice", "torch", "ray", "open_clip_torch", "transformers", "prefect", "pyarrow", "faiss-cpu", "webdataset")
+    versions = []
+    for name in names:
+        try:
+            versions.append(f"# {name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    text = "\n".join(["# resolved by sluice; every default is written out", *versions, to_yaml(line.recipe)])
+    write_atomically(line.run.path("recipe.yaml"), text.encode())
+
+
+def export_llava_json(run: RunFolder) -> Any:
+    """Writes RUN/llava.json: every training conversation in LLaVA's form; pictures are named by their key.
+
+    The pictures lie in the shards under those names: `tar -xf RUN/shards/train-000000.tar`.
+    """
+    from schemas.conversation import Conversation
+
+    index = _keys(run)
+    rows = run.read_table("conversations").to_pylist()
+    records = [
+        Conversation.from_row(row).to_llava(f"{index[row['sample_id']]}.jpg") for row in rows if row["sample_id"] in index
+    ]
+    path = run.path("llava.json")
+    write_atomically(path, json.dumps(records, ensure_ascii=False, indent=1).encode())
+    return path
+
+
+def _keys(run: RunFolder) -> dict[str, str]:
+    """sample_id -> key, for every sample in a training shard."""
+    import pyarrow.parquet as pq
+
+    found: dict[str, str] = {}
+    for path in sorted(run.path("shards").glob("train-*.index.parquet")):
+        table = pq.read_table(path, columns=["sample_id", "key"])
+        found.update(zip(table["sample_id"].to_pylist(), table["key"].to_pylist(), strict=True))
+    return found
+
+
+def start_ray(recipe: Recipe) -> None:
+    """Connects to the recipe's Ray, or starts a local one; does nothing where it runs already."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    settings = recipe.ray
+    if settings.address:
+        ray.init(settings.address, log_to_driver=False, logging_level=logging.WARNING)
+    else:
+        ray.init(num_cpus=settings.num_cpus, include_dashboard=False, log_to_driver=False,
+                 logging_level=logging.WARNING, configure_logging=False)  # fmt: skip
+    context = ray.data.DataContext.get_current()
+    context.target_max_block_size = None  # a block is a part and stays whole
+    context.execution_options.preserve_order = False
+    logging.getLogger("ray").setLevel(logging.WARNING)
+
+
+def _stream(name: str, line: Line, places: list[Place]) -> None:
+    """Sends the parts that are not done through `places`, with progress in rows."""
+    run = line.run
+    parts = run.parts()
+    rows = {part: (run.manifest("source", part) or {"counts": {"rows": 0}})["counts"]["rows"] for part in parts}
+    works: list[PartWork] = [place.make() for place in places]
+    waiting = [part for part in parts if not all(work.done(part) for work in works)]
+    with meter(name, sum(rows.values()), "rows") as progress:
+        progress.skip(sum(rows[part] for part in parts if part not in waiting))
+        if waiting:
+            start_ray(line.recipe)
+        for part in run_parts(places, waiting):
+            progress.advance(rows[part])
+
+
+def _gpu_share() -> float:
+    """One GPU for an actor where there is one."""
+    import torch
+
+    return 1.0 if torch.cuda.is_available() else 0.0

@@ -1,0 +1,65 @@
+"""What `sluice run` does around the flow: the folder, the stages' names as they begin, and what is printed at the end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from pipelines.line import Line, prepare, stages_until
+from pipelines.recipe import Recipe
+from pipelines.tables import evaluation_table, funnel_table, loss_table
+from stages.run_folder import RunFolder
+
+log = logging.getLogger("sluice")
+
+
+def run_recipe(
+    recipe: Recipe, folder: Path, until: str | None = None, retry_failed: bool = False, out: Console | None = None
+) -> None:
+    """Runs `recipe` into `folder` as a Prefect flow, and prints what came of it.
+
+    Raises:
+        SluiceError: the run failed and can be started again.
+        InputError: recipe or input is wrong.
+    """
+    out = out or Console()
+    stages_until(until)
+    line = Line(recipe, RunFolder(folder), retry_failed)
+    prepare(line)
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from pipelines.flow import run_flow
+
+    run_flow(line, until)
+    print_results(line.run, out)
+
+
+def print_results(run: RunFolder, out: Console) -> None:
+    """Prints the funnel, the losses, the evaluation, and where to look next, as far as the run has come."""
+    out.print(funnel_table(run))
+    for table in (loss_table(run), evaluation_table(run)):
+        if table is not None:
+            out.print(table)
+    if run.path("report.html").exists():
+        out.print(f"report: {run.path('report.html')}", soft_wrap=True, highlight=False)
+    if question := example_question(run):
+        out.print(f"try it: {question}", soft_wrap=True, highlight=False)
+
+
+def example_question(run: RunFolder) -> str | None:
+    """A `sluice ask` line about a held-out picture, to be pasted; None before the model is exported."""
+    if not run.path("model", "config.json").exists():
+        return None
+    from stages.tar import read_members
+
+    for shard in sorted(run.path("shards").glob("val-*.tar")):
+        for key, data in read_members(shard, "jpg"):
+            picture = run.path("example.jpg")
+            picture.write_bytes(data)
+            command = "sluice" if shutil.which("sluice") else ".venv/bin/sluice"
+            model = os.path.relpath(run.path("model"))
+            return f'{command} ask {model} {os.path.relpath(picture)} "How many objects are in the picture?"'
+    return None

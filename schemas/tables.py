@@ -1,0 +1,157 @@
+"""Arrow schemas of the tables in a run folder. Units and meanings stand in the comments beside each field."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+BOX = pa.struct(
+    [
+        ("label", pa.string()),
+        ("x", pa.float32()),  # left edge, pixels of the original picture
+        ("y", pa.float32()),  # top edge
+        ("w", pa.float32()),
+        ("h", pa.float32()),
+    ]
+)
+
+#: RUN/source/00000.parquet: the source table, cut into parts, with ids.
+SOURCE = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("row", pa.int64()),
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("captions", pa.list_(pa.string())),  # every caption known; holds `caption` at least
+        ("boxes", pa.list_(BOX)),
+        ("licence", pa.string()),
+        ("reason", pa.string()),  # bad_row, or null
+    ]
+)
+
+#: RUN/samples/00000.parquet: img2dataset's columns first, then ours. One row for every source row of the part.
+SAMPLES = pa.schema(
+    [
+        ("key", pa.string()),  # five digits of the part, four of the place in it: the name in the tar
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("status", pa.string()),  # success | failed_to_download | failed_to_resize, as img2dataset has it
+        ("error_message", pa.string()),
+        ("width", pa.int32()),  # as stored
+        ("height", pa.int32()),
+        ("original_width", pa.int32()),
+        ("original_height", pa.int32()),
+        ("sha256", pa.string()),  # of the bytes as downloaded
+        ("sample_id", pa.string()),
+        ("row", pa.int64()),
+        ("http_status", pa.int32()),
+        ("phash", pa.string()),  # 16 hex digits
+        ("reason", pa.string()),  # null where the picture is in the tar
+    ]
+)
+
+
+def vectors(dim: int) -> pa.Schema:
+    """RUN/vectors/00000.parquet: one row for every picture in the part's tar. Vectors have length 1."""
+    return pa.schema(
+        [
+            ("sample_id", pa.string()),
+            ("clip_score", pa.float32()),  # cosine of picture and caption
+            ("vector", pa.list_(pa.float16(), dim)),
+        ]
+    )
+
+
+#: RUN/decisions.parquet: one row for every source row; select's word on it.
+DECISIONS = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("row", pa.int64()),
+        ("part", pa.int32()),
+        ("state", pa.string()),
+        ("stage", pa.string()),  # null where kept
+        ("reason", pa.string()),  # null where kept
+        ("duplicate_of", pa.string()),
+        ("clip_score", pa.float32()),
+        ("split", pa.string()),  # train | val; null where dropped
+    ]
+)
+
+TURN = pa.struct([("question", pa.string()), ("answer", pa.string()), ("kind", pa.string())])
+
+#: RUN/conversations/00000.parquet: one row for every conversation; a sample may have several.
+CONVERSATIONS = pa.schema(
+    [
+        ("conversation_id", pa.string()),  # sample_id, a hyphen, a number
+        ("sample_id", pa.string()),
+        ("kind", pa.string()),  # conversation | detail | reasoning | template | caption
+        ("origin", pa.string()),  # "template" or "endpoint"
+        ("model", pa.string()),  # the endpoint's model; null for templates
+        ("prompt_version", pa.string()),
+        ("turns", pa.list_(TURN)),
+    ]
+)
+
+#: RUN/shards/train-000000.index.parquet: one row for every sample in the shard.
+SHARD_INDEX = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("shard", pa.string()),  # file name without folder
+        ("key", pa.string()),
+        ("offset", pa.int64()),  # of the sample's first tar header; one range read of `size` bytes holds it whole
+        ("size", pa.int64()),
+        ("picture_offset", pa.int64()),  # of the JPEG's bytes, from the shard's begin
+        ("picture_size", pa.int64()),
+        ("json_offset", pa.int64()),
+        ("json_size", pa.int64()),
+    ]
+)
+
+#: RUN/lengths/00000.parquet: one row for every conversation in the shards.
+LENGTHS = pa.schema(
+    [
+        ("conversation_id", pa.string()),
+        ("sample_id", pa.string()),
+        ("kind", pa.string()),
+        ("split", pa.string()),
+        ("part", pa.int32()),
+        ("length", pa.int32()),  # tokens, picture tokens counted in
+        ("supervised", pa.int32()),  # tokens that carry loss
+    ]
+)
+
+#: RUN/plan/<step name>.parquet: which conversations stand in which pack, in training order.
+PLAN = pa.schema(
+    [
+        ("pack", pa.int64()),
+        ("position", pa.int32()),  # place in the pack
+        ("epoch", pa.int32()),
+        ("conversation_id", pa.string()),
+        ("sample_id", pa.string()),
+        ("length", pa.int32()),
+        ("supervised", pa.int32()),
+        ("source", pa.string()),  # which source of the mixture: the conversation's kind
+    ]
+)
+
+#: RUN/ledger/00000.parquet: exactly one row for every source row.
+LEDGER = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("row", pa.int64()),
+        ("url", pa.string()),
+        ("caption", pa.string()),
+        ("state", pa.string()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("http_status", pa.int32()),
+        ("image_sha256", pa.string()),
+        ("phash", pa.string()),
+        ("width", pa.int32()),  # of the original
+        ("height", pa.int32()),
+        ("clip_score", pa.float32()),
+        ("duplicate_of", pa.string()),
+        ("split", pa.string()),
+        ("shard", pa.string()),
+        ("shard_offset", pa.int64()),
+    ]
+)

@@ -1,0 +1,115 @@
+"""The ledger's vocabulary: every reason a row can be dropped for, and the stage that drops it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """The stages in the order in which data passes them."""
+
+    SOURCE = "source"
+    ACQUIRE = "acquire"
+    EMBED = "embed"
+    SELECT = "select"
+    INSTRUCT = "instruct"
+    FEED = "feed"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+    EXPORT = "export"
+    REPORT = "report"
+
+
+class State(StrEnum):
+    KEPT = "kept"
+    DROPPED = "dropped"
+
+
+@dataclass(frozen=True)
+class ReasonInfo:
+    """What a reason means; `transient` ones are asked for again by `sluice run --retry-failed`."""
+
+    stage: Stage
+    text: str
+    transient: bool = False
+
+
+class Reason(StrEnum):
+    """Why a row was dropped. The value is what stands in the ledger."""
+
+    BAD_ROW = "bad_row"
+    # acquire: the request
+    BAD_URL = "bad_url"
+    BLOCKED_ADDRESS = "blocked_address"
+    DNS_ERROR = "dns_error"
+    CONNECT_ERROR = "connect_error"
+    TIMEOUT = "timeout"
+    DEADLINE = "deadline"
+    TOO_LARGE = "too_large"
+    TOO_MANY_REDIRECTS = "too_many_redirects"
+    HTTP_CLIENT_ERROR = "http_4xx"
+    HTTP_SERVER_ERROR = "http_5xx"
+    HTTP_OTHER = "http_other"
+    PROTOCOL_ERROR = "protocol_error"
+    ROBOTS = "robots_txt"
+    OPT_OUT = "opt_out"
+    # acquire: the picture
+    NOT_A_PICTURE = "not_a_picture"
+    DECODE_ERROR = "decode_error"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    TOO_FEW_PIXELS = "too_few_pixels"
+    # select
+    PICTURE_TOO_SMALL = "picture_too_small"
+    ASPECT_RATIO = "aspect_ratio"
+    CAPTION_SHORT = "caption_short"
+    CAPTION_LONG = "caption_long"
+    CAPTION_BOILERPLATE = "caption_boilerplate"
+    CLIP_SCORE = "clip_score"
+    DUPLICATE_EXACT = "duplicate_exact"
+    DUPLICATE_PERCEPTUAL = "duplicate_perceptual"
+    DUPLICATE_SEMANTIC = "duplicate_semantic"
+    # instruct
+    NO_CONVERSATION = "no_conversation"
+    # feed
+    TOO_LONG = "too_long"
+
+    @property
+    def info(self) -> ReasonInfo:
+        """The stage that gives this reason, what it means, and whether it may pass by itself."""
+        return _INFO[self]
+
+
+_A, _S = Stage.ACQUIRE, Stage.SELECT
+_INFO: dict[Reason, ReasonInfo] = {
+    Reason.BAD_ROW: ReasonInfo(Stage.SOURCE, "the row has no url or no caption, or its boxes do not parse"),
+    Reason.BAD_URL: ReasonInfo(_A, "not an http or https address"),
+    Reason.BLOCKED_ADDRESS: ReasonInfo(_A, "the address is private, loopback, link-local or reserved"),
+    Reason.DNS_ERROR: ReasonInfo(_A, "the host name has no address", transient=True),
+    Reason.CONNECT_ERROR: ReasonInfo(_A, "the connection was refused or broke", transient=True),
+    Reason.TIMEOUT: ReasonInfo(_A, "no byte came within the connect or read time-out", transient=True),
+    Reason.DEADLINE: ReasonInfo(_A, "the whole answer did not come within the total deadline", transient=True),
+    Reason.TOO_LARGE: ReasonInfo(_A, "the answer is larger than the size cap"),
+    Reason.TOO_MANY_REDIRECTS: ReasonInfo(_A, "more redirects than allowed"),
+    Reason.HTTP_CLIENT_ERROR: ReasonInfo(_A, "the server answered 4xx: the picture is not there"),
+    Reason.HTTP_SERVER_ERROR: ReasonInfo(_A, "the server answered 5xx or 429", transient=True),
+    Reason.HTTP_OTHER: ReasonInfo(_A, "the server answered with a status that carries no picture"),
+    Reason.PROTOCOL_ERROR: ReasonInfo(_A, "the answer breaks the rules of HTTP or its compression"),
+    Reason.ROBOTS: ReasonInfo(_A, "the host's robots.txt does not allow this address"),
+    Reason.OPT_OUT: ReasonInfo(_A, "the answer's headers opt out of machine learning"),
+    Reason.NOT_A_PICTURE: ReasonInfo(_A, "the answer is not a picture of a known form"),
+    Reason.DECODE_ERROR: ReasonInfo(_A, "the picture is broken or cut short"),
+    Reason.TOO_MANY_PIXELS: ReasonInfo(_A, "the picture has more pixels than allowed"),
+    Reason.TOO_FEW_PIXELS: ReasonInfo(_A, "the picture has fewer pixels than allowed"),
+    Reason.PICTURE_TOO_SMALL: ReasonInfo(_S, "the picture's shorter side is under the rule's limit"),
+    Reason.ASPECT_RATIO: ReasonInfo(_S, "the picture is too long and thin"),
+    Reason.CAPTION_SHORT: ReasonInfo(_S, "the caption has too few words"),
+    Reason.CAPTION_LONG: ReasonInfo(_S, "the caption has too many words"),
+    Reason.CAPTION_BOILERPLATE: ReasonInfo(_S, "the caption says nothing of the picture (a file name, a stock phrase)"),
+    Reason.CLIP_SCORE: ReasonInfo(_S, "picture and caption do not fit each other well enough"),
+    Reason.DUPLICATE_EXACT: ReasonInfo(_S, "the same bytes as a kept picture"),
+    Reason.DUPLICATE_PERCEPTUAL: ReasonInfo(_S, "nearly the same pixels as a kept picture"),
+    Reason.DUPLICATE_SEMANTIC: ReasonInfo(_S, "nearly the same CLIP vector as a kept picture"),
+    Reason.NO_CONVERSATION: ReasonInfo(Stage.INSTRUCT, "no kind of conversation could be made of it"),
+    Reason.TOO_LONG: ReasonInfo(Stage.FEED, "no conversation of it fits into a pack with its picture whole"),
+}

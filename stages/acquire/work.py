@@ -1,0 +1,207 @@
+"""The acquire stage: downloads a part's pictures, decodes and shrinks them, and writes img2dataset's layout."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from schemas.errors import SluiceError
+from schemas.tables import SAMPLES
+from schemas.vocabulary import Reason
+from stages.acquire.decode import Picture, Refused, decode
+from stages.acquire.fetch import Fetcher
+from stages.acquire.settings import AcquireSettings
+from stages.graph import PartOutput, PartWork
+from stages.run_folder import RunFolder
+from stages.tar import read_members, tar_bytes
+
+#: Rows a part may hold: the place in the part has four digits of the key.
+MOST_ROWS = 10_000
+_DNS_THREADS = 32
+_DECODE_THREADS = 4
+#: Reasons that img2dataset counts as a failure to resize; all others are failures to download.
+_DECODE_REASONS = {
+    Reason.NOT_A_PICTURE,
+    Reason.DECODE_ERROR,
+    Reason.TOO_MANY_PIXELS,
+    Reason.TOO_FEW_PIXELS,
+}
+#: What the json member of a sample holds: img2dataset's keys, and the sample's id.
+_JSON_KEYS = [
+    "key",
+    "url",
+    "caption",
+    "status",
+    "error_message",
+    "width",
+    "height",
+    "original_width",
+    "original_height",
+    "sha256",
+    "sample_id",
+]
+
+#: Outcomes that may be others when asked for again.
+_TRANSIENT = {reason.value for reason in Reason if reason.info.transient}
+
+Row = dict[str, Any]
+
+
+class AcquireWork(PartWork):
+    """RUN/source/<part>.parquet to RUN/samples/<part>.tar, .parquet and _stats.json.
+
+    Counts are by outcome: "success" and each reason, those given by the source stage included, so that they add up to
+    the part's rows. With `retry_failed`, a part that is done but holds rows dropped for a transient reason is done
+    again for those rows alone.
+    """
+
+    stage: ClassVar[str] = "acquire"
+    upstream: ClassVar[tuple[str, ...]] = ("source",)
+
+    def __init__(self, run: RunFolder, settings: AcquireSettings, retry_failed: bool = False) -> None:
+        super().__init__(run)
+        self._settings = settings
+        self._retry_failed = retry_failed
+
+    def settings(self) -> dict[str, Any]:
+        return self._settings.content()
+
+    def done(self, part: int) -> bool:
+        return super().done(part) and not self._must_retry(part)
+
+    def process(self, part: int) -> dict[str, int]:
+        key = self.key(part)
+        if self.run.is_done(self.stage, part, key) and self._must_retry(part):
+            output = self._acquire(part, self._settled(part))
+            # Until the new files are all in place, no manifest may vouch for a mixture of old and new ones.
+            self.run.commit(self.stage, part, "being retried", {}, {})
+            self.run.commit(self.stage, part, key, output.files, output.counts, version=self.version)
+        return super().process(part)
+
+    def compute(self, part: int) -> PartOutput:
+        return self._acquire(part, {})
+
+    def _must_retry(self, part: int) -> bool:
+        counts = (self.run.manifest(self.stage, part) or {"counts": {}})["counts"]
+        return self._retry_failed and not _TRANSIENT.isdisjoint(counts)
+
+    def _settled(self, part: int) -> dict[str, tuple[Row, bytes | None]]:
+        """Rows of a done part that are not to be asked for again, with their pictures, by key."""
+        pictures = dict(read_members(self.run.path("samples", f"{part:05d}.tar"), "jpg"))
+        rows = self.run.read_table("samples", [part]).to_pylist()
+        return {row["key"]: (row, pictures.get(row["key"])) for row in rows if row["reason"] not in _TRANSIENT}
+
+    def _acquire(self, part: int, settled: Mapping[str, tuple[Row, bytes | None]]) -> PartOutput:
+        columns = ["sample_id", "row", "url", "caption", "reason"]
+        source = self.run.read_table("source", [part], columns).to_pylist()
+        if len(source) > MOST_ROWS:
+            raise SluiceError(f"part {part} has {len(source)} rows; a part may have {MOST_ROWS} at most")
+        rows: dict[str, Row] = {}
+        for index, given in enumerate(source):
+            key = f"{part:05d}{index:04d}"
+            rows[key] = {name: given.get(name) for name in SAMPLES.names} | {"key": key}
+        pictures = {key: picture for key, (_, picture) in settled.items() if picture is not None}
+        rows.update((key, row) for key, (row, _) in settled.items())
+        wanted = [key for key, row in rows.items() if key not in settled and row["reason"] is None]
+        outcomes = asyncio.run(acquire([rows[key]["url"] for key in wanted], self._settings))
+        for key, (found, picture) in zip(wanted, outcomes, strict=True):
+            rows[key].update(found)
+            if picture is not None:
+                pictures[key] = picture
+        for row in rows.values():
+            row["status"] = _status(row["reason"])
+        return _output(part, list(rows.values()), pictures)
+
+
+async def acquire(urls: Sequence[str], settings: AcquireSettings) -> list[tuple[Row, bytes | None]]:
+    """Fetches and decodes `urls`: for each, in their order, columns of `SAMPLES` and the picture as JPEG, if any."""
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS, "dns"))
+    in_flight = asyncio.Semaphore(settings.concurrency)
+    decoders = ThreadPoolExecutor(min(_DECODE_THREADS, os.cpu_count() or 1), "decode")
+    outcomes: dict[int, tuple[Row, bytes | None]] = {}
+    with decoders:
+        async with Fetcher(settings) as fetcher, asyncio.TaskGroup() as tasks:
+
+            async def one(index: int) -> None:
+                async with in_flight:
+                    fetched = await fetcher.fetch(urls[index])
+                    found: Row = {"http_status": fetched.http_status, "reason": fetched.reason}
+                    found["error_message"] = fetched.message
+                    picture = None
+                    if fetched.body is not None:
+                        decoded = await loop.run_in_executor(decoders, decode, fetched.body, settings)
+                        picture = decoded.jpeg if isinstance(decoded, Picture) else None
+                        found |= _columns(decoded)
+                    outcomes[index] = found, picture
+
+            for index in _by_turns(urls):
+                tasks.create_task(one(index))
+    return [outcomes[index] for index in range(len(urls))]
+
+
+def _by_turns(urls: Sequence[str]) -> list[int]:
+    """Places of `urls`, the hosts taking turns, so that one slow host does not fill all that is in flight."""
+    seen: Counter[str] = Counter()
+    turns: list[tuple[int, int]] = []
+    for index, url in enumerate(urls):
+        host = url.partition("//")[2].partition("/")[0].lower()
+        turns.append((seen[host], index))
+        seen[host] += 1
+    return [index for _, index in sorted(turns)]
+
+
+def _columns(decoded: Picture | Refused) -> Row:
+    columns: Row = {
+        "sha256": decoded.sha256,
+        "original_width": decoded.original_width,
+        "original_height": decoded.original_height,
+    }
+    if isinstance(decoded, Refused):
+        return columns | {"reason": decoded.reason, "error_message": decoded.message}
+    return columns | {"width": decoded.width, "height": decoded.height, "phash": decoded.phash}
+
+
+def _output(part: int, rows: list[Row], pictures: Mapping[str, bytes]) -> PartOutput:
+    """The part's files. `rows` stand in source order, which is the order of their keys."""
+    members: list[tuple[str, bytes]] = []
+    for row in rows:
+        if (picture := pictures.get(row["key"])) is not None:
+            facts = json.dumps({name: row[name] for name in _JSON_KEYS}, ensure_ascii=False, sort_keys=True)
+            members += [
+                (f"{row['key']}.jpg", picture),
+                (f"{row['key']}.json", facts.encode()),
+                (f"{row['key']}.txt", row["caption"].encode()),
+            ]
+    tar, _ = tar_bytes(members)
+    counts = dict(sorted(Counter(str(row["reason"] or "success") for row in rows).items()))
+    statuses = Counter(row["status"] for row in rows)
+    stats = {
+        "count": len(rows),
+        "successes": statuses["success"],
+        "failed_to_download": statuses["failed_to_download"],
+        "failed_to_resize": statuses["failed_to_resize"],
+        "status_dict": counts,
+    }
+    name = f"samples/{part:05d}"
+    return PartOutput(
+        files={
+            f"{name}.tar": tar,
+            f"{name}.parquet": pa.Table.from_pylist(rows, schema=SAMPLES),
+            f"{name}_stats.json": json.dumps(stats, indent=1).encode(),
+        },
+        counts=counts,
+    )
+
+
+def _status(reason: str | None) -> str:
+    if reason is None:
+        return "success"
+    return "failed_to_resize" if reason in _DECODE_REASONS else "failed_to_download"

@@ -1,0 +1,123 @@
+"""Reads any sample of the shards by its id or number: one range read through the index, no scan."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from schemas.conversation import Conversation
+from schemas.errors import SluiceError
+from stages.feed.shards import SPLITS
+from stages.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample as it stands in its shard."""
+
+    jpeg: bytes
+    record: dict[str, Any]
+
+    @property
+    def sample_id(self) -> str:
+        return self.record["sample_id"]
+
+    @property
+    def conversations(self) -> list[Conversation]:
+        return [Conversation.from_row(row) for row in self.record["conversations"]]
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture, decoded to RGB."""
+        return decode(self.jpeg)
+
+
+class PackReader:
+    """Random access to the samples of a run's shards. Safe to use from several threads.
+
+    Args:
+        splits: which shards to open.
+
+    Raises:
+        SluiceError: the shards are not written yet.
+    """
+
+    def __init__(self, run: RunFolder, splits: Sequence[str] = SPLITS) -> None:
+        self.folder = run.path("shards")
+        paths = [self.folder / f"{split}-{part:06d}.index.parquet" for split in splits for part in run.parts()]
+        missing = [path for path in paths if not path.exists()]
+        if missing or not paths:
+            raise SluiceError(f"{missing[0] if missing else self.folder} is not there: run the feed stage first")
+        self.index: pa.Table = pa.concat_tables([pq.read_table(path) for path in paths]).combine_chunks()
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @cached_property
+    def sample_ids(self) -> list[str]:
+        """Of all samples, by number."""
+        return self.index["sample_id"].to_pylist()
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {identity: number for number, identity in enumerate(self.sample_ids)}
+
+    def number(self, sample_id: str) -> int:
+        """The sample's place among all samples.
+
+        Raises:
+            SluiceError: no shard holds it.
+        """
+        try:
+            return self._numbers[sample_id]
+        except KeyError:
+            raise SluiceError(f"sample {sample_id} is in none of the shards in {self.folder}") from None
+
+    def read(self, sample: str | int) -> Sample:
+        """A sample with its picture's bytes, by id or number."""
+        place = self._place(sample)
+        data = self._range(place["shard"], place["offset"], place["size"])
+        begin, text = place["picture_offset"] - place["offset"], place["json_offset"] - place["offset"]
+        return Sample(
+            jpeg=data[begin : begin + place["picture_size"]],
+            record=json.loads(data[text : text + place["json_size"]]),
+        )
+
+    def record(self, sample: str | int) -> dict[str, Any]:
+        """The sample's JSON alone, by id or number."""
+        place = self._place(sample)
+        return json.loads(self._range(place["shard"], place["json_offset"], place["json_size"]))
+
+    def jpeg(self, sample: str | int) -> bytes:
+        """The picture's bytes alone, by id or number."""
+        place = self._place(sample)
+        return self._range(place["shard"], place["picture_offset"], place["picture_size"])
+
+    def _place(self, sample: str | int) -> dict[str, Any]:
+        number = self.number(sample) if isinstance(sample, str) else sample
+        return {name: self.index[name][number].as_py() for name in self.index.column_names}
+
+    def _range(self, shard: str, offset: int, size: int) -> bytes:
+        path = self.folder / shard
+        try:
+            with open(path, "rb", buffering=0) as file:
+                data = os.pread(file.fileno(), size, offset)
+        except OSError as error:
+            raise SluiceError(f"cannot read {path}: {error.strerror}; run the feed stage again") from error
+        if len(data) != size:
+            raise SluiceError(f"{path} is cut short: remove it and run the feed stage again")
+        return data
+
+
+def decode(jpeg: bytes) -> Image.Image:
+    """JPEG bytes to an RGB picture."""
+    return Image.open(io.BytesIO(jpeg)).convert("RGB")

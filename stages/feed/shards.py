@@ -1,0 +1,159 @@
+"""Shards: what training reads. One WebDataset tar for each part and split, an index beside it, and token lengths."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.chat import encode
+from models.full import ModelSettings
+from models.language import load_tokenizer
+from models.towers import picture_tokens
+from schemas.conversation import Conversation
+from schemas.tables import LENGTHS, SHARD_INDEX
+from schemas.vocabulary import Reason, State
+from stages.feed.settings import FeedSettings
+from stages.graph import PartOutput, PartWork
+from stages.run_folder import RunFolder
+from stages.tar import read_members, tar_bytes
+
+SPLITS = ("train", "val")
+#: The kind that stands in LENGTHS where samples are fed without conversations, for contrastive training.
+PAIR = "pair"
+#: RUN/feed/00000.parquet: samples that this stage dropped.
+DROPPED = pa.schema([("sample_id", pa.string()), ("reason", pa.string())])
+
+_TAR_HEADER = 512
+#: What of the language model's settings lengths depend on.
+_TOKENIZER_KEYS = {"name", "gguf_file", "tokenizer", "tokenizer_gguf_file", "chat_template"}
+
+
+class ShardWork(PartWork):
+    """Writes one part's shards, their indexes, the lengths of its conversations, and what was dropped for length.
+
+    Without a model the samples are fed as they are, each of length 1: what contrastive training reads.
+    """
+
+    stage = "feed"
+    upstream = ("acquire", "select", "instruct")
+
+    def __init__(self, run: RunFolder, settings: FeedSettings, model: ModelSettings | None) -> None:
+        super().__init__(run)
+        self.feed, self.model = settings, model
+        self._tokenizer: Any = None
+
+    def settings(self) -> Any:
+        if self.model is None:
+            return {"conversations": False}
+        language = self.model.language.model_dump(mode="json", include=_TOKENIZER_KEYS)
+        return {
+            "tokens_per_pack": self.feed.tokens_per_pack,
+            "picture_tokens": picture_tokens(self.model.vision),
+            "tokenizer": language,
+        }
+
+    def compute(self, part: int) -> PartOutput:
+        decisions = pq.read_table(
+            self.run.path("decisions.parquet"), filters=[("part", "=", part), ("state", "=", State.KEPT.value)]
+        )
+        splits = dict(zip(decisions["sample_id"].to_pylist(), decisions["split"].to_pylist(), strict=True))
+        records, lengths, dropped = self._records(part, splits)
+        files: dict[str, Any] = {
+            f"lengths/{part:05d}.parquet": pa.Table.from_pylist(lengths, LENGTHS),
+            f"feed/{part:05d}.parquet": pa.Table.from_pylist(dropped, DROPPED),
+        }
+        counts: Counter[str] = Counter(row["reason"] for row in dropped)
+        pictures = dict(read_members(self.run.path("samples", f"{part:05d}.tar"), "jpg"))
+        for split in SPLITS:
+            chosen = {key: record for key, record in records.items() if splits[record["sample_id"]] == split}
+            name = f"{split}-{part:06d}"
+            shard, index = shard_bytes(f"{name}.tar", chosen, pictures)
+            files[f"shards/{name}.tar"] = shard
+            files[f"shards/{name}.index.parquet"] = index
+            counts[split] = len(chosen)
+        return PartOutput(files, dict(counts))
+
+    def _records(
+        self, part: int, splits: dict[str, str]
+    ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+        """Key -> what goes into the shard's JSON; rows of LENGTHS; rows of DROPPED."""
+        source = {row["sample_id"]: row for row in pq.read_table(self.run.table_path("source", part)).to_pylist()}
+        said = self._conversations(part)
+        records, lengths, dropped = {}, [], []
+        for sample in pq.read_table(self.run.table_path("samples", part)).to_pylist():
+            identity = sample["sample_id"]
+            if identity not in splits or (self.model is not None and identity not in said):
+                continue
+            measured = [(one, *self._measure(one)) for one in said.get(identity, [])]
+            fitting = [row for row in measured if row[1] <= self.feed.tokens_per_pack]
+            if measured and not fitting:
+                dropped.append({"sample_id": identity, "reason": Reason.TOO_LONG.value})
+                continue
+            given = source[identity]
+            records[sample["key"]] = {
+                **{name: sample[name] for name in ("sample_id", "url", "caption", "width", "height")},
+                **{name: sample[name] for name in ("original_width", "original_height")},
+                **{name: given[name] for name in ("captions", "boxes", "licence")},
+                "conversations": [one.to_row() for one, _, _ in fitting],
+            }
+            common = {"sample_id": identity, "split": splits[identity], "part": part}
+            lengths += [
+                {"conversation_id": one.conversation_id, "kind": one.kind, "length": tokens, "supervised": learned}
+                | common
+                for one, tokens, learned in fitting
+            ]
+            if self.model is None:
+                lengths.append({"conversation_id": identity, "kind": PAIR, "length": 1, "supervised": 1} | common)
+        return records, lengths, dropped
+
+    def _conversations(self, part: int) -> dict[str, list[Conversation]]:
+        said: dict[str, list[Conversation]] = {}
+        if self.model is not None:
+            for row in pq.read_table(self.run.table_path("conversations", part)).to_pylist():
+                said.setdefault(row["sample_id"], []).append(Conversation.from_row(row))
+        return said
+
+    def _measure(self, conversation: Conversation) -> tuple[int, int]:
+        """Tokens of the conversation with its picture, and how many of them carry loss."""
+        assert self.model is not None
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.model.language)
+        encoded = encode(conversation, self._tokenizer, picture_tokens(self.model.vision))
+        return len(encoded.input_ids), encoded.supervised
+
+
+def shard_bytes(name: str, records: dict[str, dict[str, Any]], pictures: dict[str, bytes]) -> tuple[bytes, pa.Table]:
+    """One shard and its index (`schemas.tables.SHARD_INDEX`), both functions of their arguments alone.
+
+    Args:
+        name: the shard's file name.
+        records: key -> what goes into `key.json`; must hold `sample_id`.
+        pictures: key -> the JPEG's bytes.
+    """
+    members = []
+    for key, record in sorted(records.items()):
+        text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        members += [(f"{key}.jpg", pictures[key]), (f"{key}.json", text.encode("utf-8", "surrogatepass"))]
+    data, places = tar_bytes(members)
+    rows = []
+    for key, record in sorted(records.items()):
+        picture, text = places[f"{key}.jpg"], places[f"{key}.json"]
+        begin = picture[0] - _TAR_HEADER
+        rows.append(
+            {
+                "sample_id": record["sample_id"],
+                "shard": name,
+                "key": key,
+                "offset": begin,
+                "size": text[0] + text[1] - begin,
+                "picture_offset": picture[0],
+                "picture_size": picture[1],
+                "json_offset": text[0],
+                "json_size": text[1],
+            }
+        )
+    return data, pa.Table.from_pylist(rows, SHARD_INDEX)

@@ -1,0 +1,144 @@
+"""Puts kernels on Ray Data: parts flow through a chain of stages, each with its own actors and resources.
+
+A stage author writes a `PartWork`: what one part's output depends on and how to compute it. Everything else
+(skipping parts that are done, committing, counting, progress) is here, once. Kernels know nothing of Ray, so this
+module is the only one in `stages` that imports it besides `stages.train`.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+
+from stages.run_folder import RunFolder, work_key
+
+log = logging.getLogger("sluice")
+
+
+@dataclass
+class PartOutput:
+    """What one part came to: files for the run folder, and counts of rows by outcome."""
+
+    files: dict[str, bytes | pa.Table | Path]
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+class PartWork(ABC):
+    """One stage's work on one part, without Ray. Instances are made once per actor and used for many parts.
+
+    Attributes:
+        stage: the name under which manifests are kept.
+        version: raised when the same input would give another output.
+        upstream: stages whose output for the same part (or for all parts) this one reads.
+    """
+
+    stage: ClassVar[str]
+    version: ClassVar[int] = 1
+    upstream: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+
+    @abstractmethod
+    def settings(self) -> Any:
+        """The JSON-able part of the recipe that the output depends on (not concurrency or actors)."""
+
+    @abstractmethod
+    def compute(self, part: int) -> PartOutput:
+        """Does the work. Must depend only on the part's inputs, the settings and the version."""
+
+    def key(self, part: int) -> str:
+        """What the part's output depends on."""
+        inputs = [
+            self.run.output_digest(stage, part) or self.run.output_digest(stage, "all") for stage in self.upstream
+        ]
+        return work_key(self.stage, self.version, self.settings(), inputs)
+
+    def done(self, part: int) -> bool:
+        """Whether the part is committed and still fits its inputs and settings."""
+        return self.run.is_done(self.stage, part, self.key(part))
+
+    def process(self, part: int) -> dict[str, int]:
+        """Computes and commits the part unless it is done; returns its counts."""
+        key = self.key(part)
+        if not self.run.is_done(self.stage, part, key):
+            output = self.compute(part)
+            self.run.commit(self.stage, part, key, output.files, output.counts, version=self.version)
+        manifest = self.run.manifest(self.stage, part)
+        return {} if manifest is None else manifest["counts"]
+
+
+@dataclass(frozen=True)
+class Place:
+    """A stage's place in the graph.
+
+    Attributes:
+        make: builds the work inside the actor (so that models are loaded there, never sent).
+        num_cpus: logical CPUs an actor holds. Stages in one chain need different values, or Ray fuses them.
+        actors: how many actors.
+        num_gpus: GPUs an actor holds.
+    """
+
+    make: Callable[[], PartWork]
+    num_cpus: float
+    actors: int = 1
+    num_gpus: float = 0
+
+
+class _Actor:
+    """Runs a `PartWork` on blocks that each name one part. Stays alive and keeps its models over many parts."""
+
+    def __init__(self, make: Callable[[], PartWork]) -> None:
+        from models.compat import use_cores
+
+        use_cores()
+        self.work = make()
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        for part in block["part"].to_pylist():
+            self.work.process(part)
+        return block
+
+
+def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
+    """Streams `parts` through the chain of `places`; yields each part's number when its last stage has committed.
+
+    Raises:
+        Whatever a stage raised, as Ray reports it; parts that were committed stay.
+    """
+    import ray
+
+    if not parts:
+        return
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    data = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
+    for index, place in enumerate(places):
+        options: dict[str, Any] = {"num_cpus": place.num_cpus}
+        if place.num_gpus:
+            options["num_gpus"] = place.num_gpus
+        data = data.map_batches(
+            _Actor,
+            fn_constructor_args=(place.make,),
+            batch_size=1 if index == 0 else None,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(place.actors, len(parts))),
+            **options,
+        )
+    for batch in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+        yield from batch["part"].to_pylist()
+
+
+def count_over_parts(run: RunFolder, stage: str, parts: list[int]) -> Mapping[str, int]:
+    """Sums the counts of `stage`'s manifests over `parts`."""
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, number in (run.manifest(stage, part) or {"counts": {}})["counts"].items():
+            total[name] = total.get(name, 0) + number
+    return total

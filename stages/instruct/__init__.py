@@ -1,0 +1,6 @@
+"""Instruct: conversations about pictures, from captions and boxes, by templates and by a text-only language model."""
+
+from stages.instruct.settings import EndpointSettings, InstructSettings
+from stages.instruct.work import InstructWork
+
+__all__ = ["EndpointSettings", "InstructSettings", "InstructWork"]

@@ -1,0 +1,37 @@
+"""The kinds of conversation, one class in one file each, found by the file's name.
+
+To add a kind, add a file here with one subclass of `TemplateKind` or `EndpointKind`; its name in a recipe is the
+file's name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from importlib import import_module
+
+from schemas.errors import InputError
+from stages.instruct.kinds.base import EndpointKind, Kind, Rejected, TemplateKind
+
+__all__ = ["EndpointKind", "Kind", "Rejected", "TemplateKind", "find_kind", "kind_names"]
+
+
+def kind_names() -> list[str]:
+    """Names that a recipe can use under `instruct.kinds`."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+
+
+def find_kind(name: str) -> type[Kind]:
+    """The class of kind `name`.
+
+    Raises:
+        InputError: there is no such kind.
+    """
+    if name not in kind_names():
+        raise InputError(f"unknown kind '{name}' under instruct.kinds; known kinds: {', '.join(kind_names())}")
+    module = import_module(f"{__name__}.{name}")
+    return next(
+        member
+        for _, member in inspect.getmembers(module, inspect.isclass)
+        if issubclass(member, Kind) and member.__module__ == module.__name__
+    )

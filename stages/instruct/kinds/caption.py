@@ -1,0 +1,25 @@
+"""Caption to "describe this picture" (LLaVA's first training step, Liu et al. 2023, section 4.2)."""
+
+from __future__ import annotations
+
+import random
+
+from schemas.conversation import Turn
+from stages.instruct.context import Context
+from stages.instruct.kinds.base import TemplateKind
+
+_PHRASINGS = (
+    "Describe this picture briefly.",
+    "What does this picture show?",
+    "Give a short description of the picture.",
+    "Say in one sentence what is in the picture.",
+    "What can be seen here?",
+    "Write a caption for this picture.",
+)
+
+
+class Caption(TemplateKind):
+    joined = False
+
+    def turns(self, context: Context, rng: random.Random) -> list[Turn]:
+        return [self.turn(rng, _PHRASINGS, rng.choice(context.captions))]

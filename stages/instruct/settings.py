@@ -1,0 +1,56 @@
+"""The recipe's section `instruct`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from schemas.settings import Settings
+
+
+class EndpointSettings(Settings):
+    """An OpenAI-compatible server that answers `POST BASE_URL/chat/completions`."""
+
+    base_url: str = Field(description="for example http://127.0.0.1:8000/v1")
+    model: str = Field(description="the model's name as the server knows it, for example a hub name")
+    api_key_env: str | None = Field(None, description="name of the environment variable that holds the key")
+    concurrency: int = Field(8, ge=1, description="requests under way at once, over all parts of one actor")
+    timeout_s: float = Field(120.0, gt=0, description="deadline of one request, seconds")
+    retries: int = Field(4, ge=0, description="further tries after time-outs, refused connections, 429 and 5xx")
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    max_tokens: int = Field(256, ge=1, description="longest answer, tokens")
+
+    def sampling(self) -> dict[str, float | int]:
+        """What of the request, besides its words and the model, the answer depends on."""
+        return {"temperature": self.temperature, "max_tokens": self.max_tokens}
+
+
+class InstructSettings(Settings):
+    """Which kinds of conversation are made, for what share of the kept pictures, and by whom."""
+
+    kinds: dict[str, float] = Field(
+        default_factory=lambda: {"caption": 1.0, "count": 1.0, "presence": 1.0, "position": 1.0},
+        description="kind -> share of the kept pictures that get it, 0 to 1",
+    )
+    endpoint: EndpointSettings | None = Field(None, description="asked for conversation, detail and reasoning")
+    answers: Path | None = Field(
+        None, description="folder where the endpoint's answers are kept; by default `answers` beside the run folder"
+    )
+
+    @field_validator("kinds")
+    @classmethod
+    def _known(cls, kinds: dict[str, float]) -> dict[str, float]:
+        from stages.instruct.kinds import find_kind
+
+        for name, share in kinds.items():
+            find_kind(name)
+            if not 0 <= share <= 1:
+                raise ValueError(f"the share of kind '{name}' must lie between 0 and 1, not {share}")
+        return kinds
+
+    def asks_endpoint(self) -> bool:
+        """Whether any kind needs a language model."""
+        from stages.instruct.kinds import EndpointKind, find_kind
+
+        return any(share > 0 and issubclass(find_kind(name), EndpointKind) for name, share in self.kinds.items())

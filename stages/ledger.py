@@ -1,0 +1,155 @@
+"""The ledger: one row for every source row, whatever befell it, and the law that the run must keep."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from schemas.errors import LawError
+from schemas.tables import LEDGER
+from schemas.vocabulary import Reason, Stage, State
+from stages.graph import PartOutput, PartWork, count_over_parts
+from stages.run_folder import RunFolder
+
+
+class LedgerWork(PartWork):
+    """Joins what the stages said of one part into `ledger/00000.parquet`; counts are rows by reason and `kept`.
+
+    Stages that have not run yet leave their columns null, so the ledger of an unfinished run is true as far as it goes.
+    """
+
+    stage = "ledger"
+    upstream = ("source", "acquire", "embed", "select", "instruct", "feed")
+
+    def settings(self) -> Any:
+        return None
+
+    def compute(self, part: int) -> PartOutput:
+        source = pq.read_table(self.run.table_path("source", part), columns=["sample_id", "row", "url", "caption", "reason"])
+        ids = source["sample_id"].combine_chunks()
+        reasons: pa.Array = source["reason"].combine_chunks()
+        columns: dict[str, Any] = {name: source[name] for name in ("sample_id", "row", "url", "caption")}
+
+        samples = _aligned(ids, self._read("samples", part))
+        if samples is not None:
+            reasons = pc.coalesce(reasons, samples["reason"])
+            renamed = {"http_status": "http_status", "image_sha256": "sha256", "phash": "phash",
+                       "width": "original_width", "height": "original_height"}  # fmt: skip
+            columns.update({name: samples[theirs] for name, theirs in renamed.items()})
+        vectors = _aligned(ids, self._read("vectors", part, ["sample_id", "clip_score"]))
+        if vectors is not None:
+            columns["clip_score"] = vectors["clip_score"]
+        decisions = _aligned(ids, self._decisions(part))
+        if decisions is not None:
+            reasons = pc.coalesce(reasons, decisions["reason"])
+            columns["duplicate_of"], columns["split"] = decisions["duplicate_of"], decisions["split"]
+        conversations = self._read("conversations", part, ["sample_id"])
+        if conversations is not None and decisions is not None:
+            without = pc.invert(pc.is_in(ids, conversations["sample_id"].combine_chunks()))
+            reasons = pc.coalesce(reasons, _where(without, Reason.NO_CONVERSATION))
+        dropped = _aligned(ids, self._read("feed", part, ["sample_id", "reason"]))
+        if dropped is not None:
+            reasons = pc.coalesce(reasons, dropped["reason"])
+        shards = _aligned(ids, self._shards(part))
+        if shards is not None:
+            columns["shard"], columns["shard_offset"] = shards["shard"], shards["offset"]
+
+        kept = pc.is_null(reasons)
+        stages = {reason.value: reason.info.stage.value for reason in Reason}
+        columns["reason"] = reasons
+        columns["state"] = pc.if_else(kept, State.KEPT.value, State.DROPPED.value)
+        columns["stage"] = pa.array([stages.get(reason) for reason in reasons.to_pylist()], pa.string())
+        if "split" in columns:
+            columns["split"] = pc.if_else(kept, columns["split"], pa.scalar(None, pa.string()))
+        nulls = pa.nulls(len(ids))
+        table = pa.table([columns.get(name, nulls) for name in LEDGER.names], LEDGER.names).cast(LEDGER)
+        counts = Counter(reason or State.KEPT.value for reason in reasons.to_pylist())
+        return PartOutput({f"ledger/{part:05d}.parquet": table}, dict(counts))
+
+    def _read(self, folder: str, part: int, columns: list[str] | None = None) -> pa.Table | None:
+        path = self.run.table_path(folder, part)
+        return pq.read_table(path, columns=columns) if path.exists() else None
+
+    def _decisions(self, part: int) -> pa.Table | None:
+        path = self.run.path("decisions.parquet")
+        return pq.read_table(path, filters=[("part", "=", part)]) if path.exists() else None
+
+    def _shards(self, part: int) -> pa.Table | None:
+        paths = [self.run.path("shards", f"{split}-{part:06d}.index.parquet") for split in ("train", "val")]
+        tables = [pq.read_table(path, columns=["sample_id", "shard", "offset"]) for path in paths if path.exists()]
+        return pa.concat_tables(tables) if tables else None
+
+
+def _aligned(ids: pa.Array, table: pa.Table | None) -> pa.Table | None:
+    """The rows of `table` in the order of `ids`; a row of nulls where it has none."""
+    if table is None:
+        return None
+    return table.combine_chunks().take(pc.index_in(ids, value_set=table["sample_id"].combine_chunks()))
+
+
+def _where(mask: pa.Array, reason: Reason) -> pa.Array:
+    return pc.if_else(mask, pa.scalar(reason.value), pa.scalar(None, pa.string()))
+
+
+def write_ledger(run: RunFolder) -> dict[str, int]:
+    """Writes RUN/ledger for all parts and holds it against the law; returns rows by reason and `kept`.
+
+    Raises:
+        LawError: rows are missing, counted twice, or bear a reason that the vocabulary does not know.
+    """
+    work = LedgerWork(run)
+    parts = run.parts()
+    for part in parts:
+        work.process(part)
+    check_law(run)
+    return dict(count_over_parts(run, "ledger", parts))
+
+
+def check_law(run: RunFolder) -> None:
+    """Checks: source rows = kept + the sum of dropped over reasons, and each row is accounted for exactly once.
+
+    The number of source rows is the one that was counted while the table was read, not one derived from the parts.
+
+    Raises:
+        LawError: with the first breach.
+    """
+    manifests = [run.manifest("source", part) for part in run.parts()]
+    rows = sum(manifest["counts"]["rows"] for manifest in manifests if manifest)
+    ledger = run.read_table("ledger", columns=["sample_id", "row", "state", "stage", "reason", "shard"])
+    if len(ledger) != rows:
+        raise LawError(f"the ledger has {len(ledger)} rows and the source {rows}: {run.path('ledger')}")
+    for column in ("sample_id", "row"):
+        if pc.count_distinct(ledger[column]).as_py() != rows:
+            raise LawError(f"a {column} stands in the ledger more than once: {run.path('ledger')}")
+    known = {reason.value for reason in Reason}
+    kept = 0
+    dropped: Counter[str] = Counter()
+    for state, reason in zip(ledger["state"].to_pylist(), ledger["reason"].to_pylist(), strict=True):
+        if state == State.KEPT and reason is None:
+            kept += 1
+        elif state == State.DROPPED and reason in known:
+            dropped[reason] += 1
+        else:
+            raise LawError(f"the ledger holds a row with state '{state}' and reason '{reason}': {run.path('ledger')}")
+    if kept + dropped.total() != rows:
+        raise LawError(f"{rows} source rows, but {kept} kept and {dropped.total()} dropped")
+    if run.manifest(Stage.FEED, run.parts()[0]) is not None:
+        homeless = pc.sum(pc.and_(pc.equal(ledger["state"], State.KEPT.value), pc.is_null(ledger["shard"]))).as_py()
+        if homeless:
+            raise LawError(f"{homeless} kept rows are in no shard: {run.path('shards')}")
+
+
+def funnel(run: RunFolder) -> list[dict[str, Any]]:
+    """What was dropped, in the order of the line: rows of stage, reason, rows, left (after this reason)."""
+    counts = count_over_parts(run, "ledger", run.parts())
+    left = sum(counts.values())
+    lines: list[dict[str, Any]] = [{"stage": "source", "reason": None, "rows": left, "left": left}]
+    for reason in Reason:
+        if number := counts.get(reason.value, 0):
+            left -= number
+            lines.append({"stage": reason.info.stage.value, "reason": reason.value, "rows": number, "left": left})
+    return lines

@@ -1,0 +1,1 @@
+"""Train: steps that name which parts learn at which rate, a plain loop, and its place on Ray Train."""

@@ -1,0 +1,110 @@
+"""What a step minimises: a vision-language model's loss on answer tokens, or a CLIP's on pairs of picture and caption."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Generic, TypeVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from models.chat import NO_LOSS
+from models.clip import ClipModel
+from models.full import VisionLanguageModel
+from stages.feed.batches import Batch, PairBatch
+from stages.train.features import FeatureStore
+
+B = TypeVar("B", Batch, PairBatch)
+
+
+class Objective(ABC, Generic[B]):
+    """A model with its loss.
+
+    Args:
+        parts: the model's parts by the names that `TrainStep.learn` uses.
+        learn: the parts that learn. All others are frozen and put in eval mode.
+        precision: fp32, or bf16 for autocast matrix products.
+    """
+
+    def __init__(self, parts: dict[str, nn.Module], learn: dict[str, float], precision: str) -> None:
+        self.parts, self.learn, self.precision = parts, learn, precision
+        for name, part in parts.items():
+            part.train(name in learn)
+            if name not in learn:
+                part.requires_grad_(False)
+        self.device = next(parameter.device for part in parts.values() for parameter in part.parameters())
+
+    def parameters(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Part -> name -> the parameters that learn."""
+        return {
+            part: {name: value for name, value in self.parts[part].named_parameters() if value.requires_grad}
+            for part in sorted(self.learn)
+        }
+
+    def loss(self, batch: B) -> torch.Tensor:
+        """The loss summed over what `Batch.divisor` counts, as a float32 scalar with a gradient."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self._loss(batch)
+
+    @abstractmethod
+    def _loss(self, batch: B) -> torch.Tensor: ...
+
+    def after_update(self) -> None:
+        """Called after every optimizer step."""
+
+
+class LanguageObjective(Objective[Batch]):
+    """Cross-entropy of the supervised tokens, summed."""
+
+    def __init__(
+        self,
+        model: VisionLanguageModel,
+        learn: dict[str, float],
+        precision: str = "fp32",
+        features: FeatureStore | None = None,
+    ) -> None:
+        super().__init__(model.parts(), learn, precision)
+        self.model, self.features = model, features
+
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        labels = functional.pad(batch.labels[:, 1:], (0, 1), value=NO_LOSS).flatten()
+        at = torch.nonzero(labels != NO_LOSS).flatten()
+        pictures: dict[str, torch.Tensor] = {}
+        if self.features is not None:
+            pictures["picture_features"] = self.features.read(batch.samples).to(self.device)
+        elif batch.pixel_values is not None:
+            pictures["pixel_values"] = batch.pixel_values.to(self.device)
+        logits = self.model(
+            input_ids=batch.input_ids.to(self.device),
+            position_ids=batch.position_ids.to(self.device),
+            logits_at=at.to(self.device),
+            **pictures,
+        )
+        return functional.cross_entropy(logits.float(), labels[at].to(self.device), reduction="sum")
+
+
+class ContrastiveObjective(Objective[PairBatch]):
+    """CLIP's symmetric InfoNCE over a batch (Radford et al. 2021, figure 3), as open_clip's `ClipLoss` has it.
+
+    The loss is the mean over the batch's pairs, times their number, so that dividing by that number gives the mean.
+    """
+
+    def __init__(self, clip: ClipModel, learn: dict[str, float], precision: str = "fp32") -> None:
+        clip.model.requires_grad_(True)
+        super().__init__({"clip": clip.model}, learn, precision)
+        self.model = clip.model
+
+    def _loss(self, batch: PairBatch) -> torch.Tensor:
+        pictures = self.model.encode_image(batch.pixel_values.to(self.device), normalize=True)
+        texts = self.model.encode_text(batch.texts.to(self.device), normalize=True)
+        logits = self.model.logit_scale.exp() * (pictures.float() @ texts.float().T)
+        truth = torch.arange(len(logits), device=self.device)
+        both = functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)
+        return both / 2 * len(logits)
+
+    @torch.no_grad()
+    def after_update(self) -> None:
+        """Keeps the scale at 100 at most, as CLIP does, for the loss is unstable beyond."""
+        self.model.logit_scale.clamp_(0, math.log(100))

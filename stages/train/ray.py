@@ -1,0 +1,150 @@
+"""Training on Ray Train. Ray starts and restarts the workers; order, position and weights are the project's own."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from models.full import ModelSettings
+from schemas.errors import SluiceError
+from stages.run_folder import RunFolder
+from stages.train.logs import log_path, read_log
+from stages.train.settings import TrainStep
+from stages.train.work import StepWork
+
+log = logging.getLogger("sluice")
+
+OnLog = Callable[[str, dict[str, Any]], None]
+
+#: Seconds between looks at the log for news.
+_WATCH_EVERY = 1.0
+
+
+class RayPart(Protocol):
+    """What training reads of the recipe's `ray` section."""
+
+    @property
+    def train_workers(self) -> int: ...
+
+
+class TrainRecipe(Protocol):
+    """What training reads of a recipe."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def model(self) -> ModelSettings | None: ...
+    @property
+    def train(self) -> list[TrainStep]: ...
+    @property
+    def ray(self) -> RayPart: ...
+
+
+def run_training(run: RunFolder, recipe: TrainRecipe, on_log: OnLog | None = None) -> dict[str, Any]:
+    """Runs the recipe's training steps that are not done yet, each from its last checkpoint where there is one.
+
+    Args:
+        on_log: called with a step's name and each new line of its log while it runs.
+
+    Returns:
+        For each step: `<name>_steps`, `<name>_packs` and `<name>_loss`, the loss of its last log line.
+
+    Raises:
+        SluiceError: a worker failed; the message is its own. Starting again goes on from the last checkpoint.
+    """
+    counts: dict[str, Any] = {}
+    for number, step in enumerate(recipe.train):
+        work = StepWork(run, recipe.model, recipe.train[: number + 1], recipe.seed)
+        if not work.done():
+            _fit(work, recipe.ray.train_workers, on_log or _to_log)
+        manifest = run.manifest("train", step.name) or {"counts": {}}
+        last = read_log(log_path(run, step.name))[-1:]
+        counts |= {f"{step.name}_{name}": value for name, value in manifest["counts"].items()}
+        counts |= {f"{step.name}_loss": line["loss"] for line in last}
+    return counts
+
+
+def _fit(work: StepWork, workers: int, on_log: OnLog) -> None:
+    import torch
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpus = torch.cuda.is_available()
+    storage = work.folder / "ray"
+    shutil.rmtree(storage, ignore_errors=True)  # a killed driver's; positions are kept in our own checkpoints
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"work": work.arguments()},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {})
+        ),
+        run_config=RunConfig(
+            name=work.step.name, storage_path=str(storage), failure_config=FailureConfig(max_failures=2)
+        ),
+    )
+    with _Watch(work.run, work.step.name, on_log):
+        result = trainer.fit()
+    shutil.rmtree(storage, ignore_errors=True)
+    failure = (result.metrics or {}).get("error")
+    if failure:
+        raise SluiceError(failure)
+    if result.error is not None:
+        raise SluiceError(
+            f"training step '{work.step.name}' failed: {result.error}; run again to go on from its checkpoint"
+        )
+
+
+def _worker(config: dict[str, Any]) -> None:
+    import ray.train
+    import ray.train.torch
+
+    from models.compat import use_cores
+
+    context = ray.train.get_context()
+    use_cores()
+    rank, world, device = context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device()
+    try:
+        StepWork.from_arguments(config["work"]).train(rank, world, device)
+    except SluiceError as error:
+        if world > 1:
+            raise  # the other workers wait for this one until Ray ends them
+        ray.train.report({"error": str(error)})
+
+
+class _Watch:
+    """Reads a step's log in the background while it is written, and passes new lines on."""
+
+    def __init__(self, run: RunFolder, name: str, on_log: OnLog) -> None:
+        self.path, self.name, self.on_log = log_path(run, name), name, on_log
+        self.stop = threading.Event()
+        self.seen = 0
+        self.thread = threading.Thread(target=self._work, name="training log", daemon=True)
+
+    def __enter__(self) -> None:
+        self.seen = max((line["step"] for line in read_log(self.path)), default=0)
+        self.thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop.set()
+        self.thread.join()
+        self._look()
+
+    def _work(self) -> None:
+        while not self.stop.wait(_WATCH_EVERY):
+            self._look()
+
+    def _look(self) -> None:
+        lines = read_log(self.path)
+        self.seen = min(self.seen, max((line["step"] for line in lines), default=0))  # a fresh start cuts the log
+        for line in lines:
+            if line["step"] > self.seen:
+                self.seen = line["step"]
+                self.on_log(self.name, line)
+
+
+def _to_log(name: str, line: dict[str, Any]) -> None:
+    log.info("train %s: step %d of %d, loss %.4f", name, line["step"], line["steps"], line["loss"])

@@ -1,0 +1,174 @@
+"""One training step on a run folder, without Ray: what it depends on, where it resumes, and what it leaves behind."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import torch
+from safetensors.torch import save_file
+from torch import distributed
+
+from models.clip import ClipSettings, load_clip
+from models.full import ModelSettings, VisionLanguageModel, build_model, save_weights
+from models.towers import VisionSettings
+from schemas.errors import InputError
+from schemas.identity import digest
+from stages.feed.batches import LanguageCollate, PairCollate, Piece, PiecePlan, prefetch
+from stages.feed.plan import plan_file
+from stages.feed.reader import PackReader
+from stages.run_folder import RunFolder, work_key
+from stages.train.checkpoint import CheckpointFolder
+from stages.train.features import FeatureStore
+from stages.train.logs import StepLog
+from stages.train.loop import Progress, make_optimizer, train_step
+from stages.train.objectives import ContrastiveObjective, LanguageObjective, Objective
+from stages.train.settings import TrainStep
+from stages.train.weights import STAGE, final_file, load_trained, trained_digests
+
+log = logging.getLogger("sluice")
+
+VERSION = 1
+
+
+class StepWork:
+    """The last of `steps`; the ones before it are done and give it its first weights.
+
+    Leaves RUN/checkpoints/<step>/final.safetensors (language: the parts that learned; contrastive: the whole OpenCLIP
+    model in fp16, which `pretrained` takes), RUN/logs/<step>.jsonl and RUN/tensorboard/<step>/.
+    """
+
+    def __init__(self, run: RunFolder, model: ModelSettings | None, steps: Sequence[TrainStep], seed: int) -> None:
+        self.run, self.model, self.steps, self.seed = run, model, list(steps), seed
+        self.step, self.before = self.steps[-1], [step.name for step in self.steps[:-1]]
+        self.folder = run.path("checkpoints", self.step.name)
+
+    def arguments(self) -> dict[str, Any]:
+        """Plain values that `from_arguments` makes the same work of, in another process."""
+        return {
+            "run": str(self.run.root),
+            "model": None if self.model is None else self.model.model_dump(mode="json"),
+            "steps": [step.model_dump(mode="json", exclude_unset=True) for step in self.steps],
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_arguments(cls, values: dict[str, Any]) -> StepWork:
+        model = None if values["model"] is None else ModelSettings.model_validate(values["model"])
+        steps = [TrainStep.model_validate(step) for step in values["steps"]]
+        return cls(RunFolder(Path(values["run"])), model, steps, values["seed"])
+
+    def key(self) -> str:
+        """What the step's result depends on."""
+        how = self.step.model_dump(mode="json", exclude={"log_every", "checkpoint_every", "cache_gb"})
+        if self.step.objective == "language" and self.model is not None:
+            model = [self.model.model_dump(mode="json"), _digest(self.model.vision)]
+        else:
+            model = [_digest(self.step)]
+        fed = [self.run.output_digest("feed", part) for part in self.run.parts()]
+        plan = self.run.output_digest("plan", self.step.name)
+        return work_key(STAGE, VERSION, [how, model, self.seed], [plan, *fed, *trained_digests(self.run, self.before)])
+
+    def done(self) -> bool:
+        """Whether the step is committed and still fits its inputs and settings."""
+        return self.run.is_done(STAGE, self.step.name, self.key())
+
+    def train(self, rank: int = 0, world: int = 1, device: str | torch.device = "cpu") -> None:
+        """Trains to the end of the step, from its last checkpoint where there is one; rank 0 commits the result.
+
+        Raises:
+            SluiceError: the loss is not a number any more, the disk is full, or a shard cannot be read.
+            InputError: the step does not fit the number of workers or the model.
+        """
+        step, key = self.step, self.key()
+        plan = pq.read_table(self.run.path(plan_file(step.name)))
+        pieces = PiecePlan(plan, step.global_packs, step.accumulation, rank, world, step.max_steps)
+        make = self._contrastive if step.objective == "contrastive" else self._language
+        objective, collate, save = make(pieces, torch.device(device), rank, world)
+        optimizer = make_optimizer(objective, step)
+        checkpoints = CheckpointFolder(self.folder / "state", key)
+        if rank == 0:
+            checkpoints.clear_others()
+        progress = checkpoints.resume(objective, optimizer)
+        lines = StepLog(self.run, step.name, progress.step) if rank == 0 else None
+
+        def on_log(line: dict[str, Any]) -> None:
+            if lines is not None:
+                lines.write(line)
+
+        def on_checkpoint(at: Progress) -> None:
+            if rank == 0:
+                checkpoints.save(objective, optimizer, at)
+
+        batches = prefetch(pieces.pieces(progress.step), collate)
+        train_step(objective, batches, step, pieces.steps, optimizer, progress, on_log, on_checkpoint, self.seed)
+        if lines is not None:
+            lines.close()
+            final = self.folder / ".final.tmp"
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save(final)
+            counts = {"steps": progress.step, "packs": progress.packs}
+            self.run.commit(STAGE, step.name, key, {final_file(step.name): final}, counts, version=VERSION)
+
+    def _language(
+        self, pieces: PiecePlan, device: torch.device, rank: int, world: int
+    ) -> tuple[Objective[Any], Callable[[Piece], Any], Callable[[Path], None]]:
+        if self.model is None:
+            raise InputError("model: a language step needs a model section (vision, connector, language)")
+        step, learn = self.step, self.step.learned()
+        model, tokenizer = build_model(self.model, self.seed)
+        load_trained(model, self.run, self.before)
+        model.to(device)
+        reader = PackReader(self.run, ["train"])
+        features = None
+        if step.cache_features and "vision" not in learn and pieces.pictures() >= len(reader):
+            features = self._features(model, reader, rank, world)
+        objective = LanguageObjective(model, learn, step.precision, features)
+        tensor = model.vision.picture_tensor if features is None else None
+        collate = LanguageCollate(reader, tokenizer, model.vision.num_patches, tensor)
+        return objective, collate, lambda path: save_weights({part: model.parts()[part] for part in learn}, path)
+
+    def _features(self, model: VisionLanguageModel, reader: PackReader, rank: int, world: int) -> FeatureStore | None:
+        """The store of this tower's features, where it fits the room that the recipe gives."""
+        step = self.step
+        gigabytes = FeatureStore.gigabytes(model, reader, step.precision)
+        if gigabytes > step.cache_gb:
+            log.warning(
+                "train %s: features need %.1f GB, cache_gb is %.1f: no cache", step.name, gigabytes, step.cache_gb
+            )
+            return None
+        tower = [each.name for each in self.steps[:-1] if "vision" in each.learned()]
+        fed = [self.run.output_digest("feed", part) for part in self.run.parts()]
+        assert self.model is not None
+        vision = [self.model.vision.model_dump(mode="json"), _digest(self.model.vision), self.seed]
+        key = digest([vision, step.precision, fed, trained_digests(self.run, tower)])
+        path = self.run.path("features", f"{key}.npy")
+        if rank == 0:
+            FeatureStore.build(path, model, reader, step.precision)
+        if world > 1:
+            distributed.barrier()
+        return FeatureStore(path, reader)
+
+    def _contrastive(
+        self, pieces: PiecePlan, device: torch.device, rank: int, world: int
+    ) -> tuple[Objective[Any], Callable[[Piece], Any], Callable[[Path], None]]:
+        step = self.step
+        if world > 1:
+            raise InputError(f"train.{step.name}: a contrastive step runs on one worker; set ray.train_workers to 1")
+        start = str(self.run.path(final_file(self.before[-1]))) if self.before else step.pretrained
+        clip = load_clip(step.model, start, device, seed=self.seed)
+        collate = PairCollate(PackReader(self.run, ["train"]), clip.preprocess, clip.tokenizer, self.seed, step.augment)
+
+        def save(path: Path) -> None:
+            weights = clip.model.state_dict()
+            save_file({name: value.half().cpu().contiguous() for name, value in weights.items()}, path)
+
+        return ContrastiveObjective(clip, step.learned(), step.precision), collate, save
+
+
+def _digest(clip: VisionSettings | TrainStep) -> str | None:
+    """Digest of the weights file that a CLIP begins from, where it is a file."""
+    return ClipSettings(model=clip.model, pretrained=clip.pretrained).weights_digest()
