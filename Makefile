@@ -1,5 +1,6 @@
 # Everything that is needed beyond Python 3.11 and make is installed into .venv.
 PYTHON ?= python3.11
+RECIPE ?= pipelines/recipes/demo.yaml
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -15,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt Makefile
 
 # The main job: a sample world of 3,000 rows, from URLs to a trained model and a report.
 demo: $(STAMP)
-	$(BIN)/python -m pipelines.demo
+	$(BIN)/python -m pipelines.demo --recipe $(RECIPE)
 
 test: $(STAMP) lint
 	$(BIN)/python -m pytest

@@ -1,127 +1,232 @@
-"""Conversations as tokens: rendered by the chat template, tokenized segment by segment, so no loss mask can slip.
-
-A conversation is cut into segments at the borders between what is given and what is learned; each segment is tokenized
-by itself and the ids are joined. The mask follows from the segments, never from searching in the joined ids (Prismatic,
-Karamcheti et al. 2024, does likewise).
-"""
+"""Conversations as tokens: by the tokenizer's own chat template, segment by segment, with an exact loss mask."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import AddedToken
 
 from schemas.conversation import IMAGE_TOKEN, Conversation
 from schemas.errors import InputError, SluiceError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-#: What labels hold where a token carries no loss.
+#: The label of a token that carries no loss.
 NO_LOSS = -100
 
-#: Chat templates by name, for models that have none of their own.
+_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+#: Chat templates that a recipe can name. `chatml` is for tokenizers that bring none; `bare` spends the fewest tokens:
+#: the question, the end of its line, the answer, the end token.
 TEMPLATES = {
-    "chatml": (
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] }}"
-        "{{ '<|im_end|>' if eos_token == '<|im_end|>' else '<|im_end|>' + eos_token if m['role'] == 'assistant' "
-        "else '<|im_end|>' }}{{ '\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-    ),
-    # The fewest tokens a turn: the question, a line's end, the answer, the end token.
-    "plain": (
-        "{% for m in messages %}{{ m['content'] + ('\n' if m['role'] == 'user' else eos_token) }}{% endfor %}"
-    ),
+    "chatml": _CHATML,
+    "bare": "{% for message in messages %}{{ message['content'] }}"
+    "{{ '\n' if message['role'] == 'user' else eos_token }}{% endfor %}",
 }
+
+_PICTURE = f"{IMAGE_TOKEN}\n"
+_KEPT_CHATS = 8
+_KEPT_SEGMENTS = 1 << 15
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A conversation as token ids; labels are the ids that carry loss, `NO_LOSS` elsewhere."""
+    """A conversation as tokens. `labels` holds the token itself where it carries loss, else -100."""
 
     input_ids: list[int]
     labels: list[int]
 
-    @property
-    def supervised(self) -> int:
-        """How many tokens carry loss."""
-        return sum(label != NO_LOSS for label in self.labels)
 
-
-def encode(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, picture_tokens: int) -> Encoded:
-    """Tokenizes a conversation about one picture. Loss is on the answers and the end token after each.
+def prepare_tokenizer(tokenizer: Any, template: str | None = None) -> Any:
+    """Gives a tokenizer what it lacks: the picture token, a chat template, a padding token. Changes it in place.
 
     Args:
-        picture_tokens: places that the picture takes, before the first question; 0 leaves it out.
+        template: a name in `TEMPLATES` or a Jinja template, instead of the tokenizer's own.
+    """
+    wanted = [IMAGE_TOKEN]
+    if template is not None or tokenizer.chat_template is None:
+        tokenizer.chat_template = TEMPLATES.get(template or "chatml", template)
+    if tokenizer.chat_template == _CHATML:
+        wanted += ["<|im_start|>", "<|im_end|>"]
+    vocabulary = tokenizer.get_vocab()
+    missing = [AddedToken(token, special=True, normalized=False) for token in wanted if token not in vocabulary]
+    if missing:
+        tokenizer.add_tokens(missing, special_tokens=True)
+    if tokenizer.eos_token is None:
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_ids(tokenizer)[0])
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def encode(conversation: Conversation, tokenizer: Any, picture_tokens: int) -> Encoded:
+    """Token ids of a conversation about a picture, with loss on the answers and the tokens that end them.
+
+    Each segment (what leads up to an answer; the answer with its end) is tokenized by itself and then joined, so the
+    mask is exact. The picture's tokens stand before the first question. Special tokens written out in a text are
+    broken up: they are text, not tokens.
 
     Raises:
-        InputError: the tokenizer's template is one that no loss mask can be derived from.
+        InputError: the mask cannot be derived from the tokenizer's chat template.
         SluiceError: no token would carry loss.
     """
-    messages: list[dict[str, str]] = []
-    ids: list[int] = []
+    chat = _chat(tokenizer, tokenizer.chat_template)
+    input_ids: list[int] = []
     labels: list[int] = []
-    before = ""
-    for number, turn in enumerate(conversation.turns):
-        messages.append({"role": "user", "content": _asked(turn.question, picture_tokens > 0 and number == 0)})
-        asked = _render(tokenizer, messages, generate=True)
-        messages.append({"role": "assistant", "content": turn.answer})
-        answered = _render(tokenizer, messages, generate=False)
-        given = _continuation(before, asked)
-        learned, after = _split_answer(_continuation(asked, answered), tokenizer)
-        for text, supervised in ((given, False), (learned, True), (after, False)):
-            tokens = _ids(tokenizer, text, picture_tokens)
-            ids += tokens
-            labels += tokens if supervised else [NO_LOSS] * len(tokens)
-        before = answered
-    encoded = Encoded(ids, labels)
-    if encoded.supervised == 0:
-        raise SluiceError(f"conversation {conversation.conversation_id} has no token that carries loss")
-    return encoded
+    segments = chat.segments([(turn.question, turn.answer) for turn in conversation.turns])
+    for number, (lead, answer) in enumerate(segments):
+        lead_ids = chat.with_picture(lead, picture_tokens) if number == 0 else list(chat.tokens(lead))
+        answer_ids = chat.tokens(answer)
+        input_ids += [*lead_ids, *answer_ids]
+        labels += [NO_LOSS] * len(lead_ids) + [*answer_ids]
+    if not any(label != NO_LOSS for label in labels):
+        raise SluiceError(f"conversation {conversation.conversation_id} has no token to learn from: it has no answer")
+    return Encoded(input_ids, labels)
 
 
-def prompt_ids(question: str, tokenizer: PreTrainedTokenizerBase, picture_tokens: int) -> list[int]:
-    """Token ids up to where the answer begins: what `encode` gives for a first turn, without the answer."""
-    messages = [{"role": "user", "content": _asked(question, picture_tokens > 0)}]
-    return _ids(tokenizer, _render(tokenizer, messages, generate=True), picture_tokens)
+def prompt_ids(question: str, tokenizer: Any, picture_tokens: int, with_picture: bool = True) -> list[int]:
+    """Token ids of a question, up to where the answer begins: what `encode` makes of the same question."""
+    chat = _chat(tokenizer, tokenizer.chat_template)
+    text = chat.prompt(question, with_picture)
+    return chat.with_picture(text, picture_tokens) if with_picture else list(chat.tokens(text))
 
 
-def _asked(question: str, picture: bool) -> str:
-    # A question must not bring a picture's token along: its number has to be the picture's.
-    question = question.replace(IMAGE_TOKEN, "")
-    return f"{IMAGE_TOKEN}\n{question}" if picture else question
+def end_ids(tokenizer: Any) -> list[int]:
+    """The tokens at which an answer ends: the template's end of turn first, then the tokenizer's end of text."""
+    chat = _chat(tokenizer, tokenizer.chat_template)
+    ids = [tokenizer.convert_tokens_to_ids(chat.end), tokenizer.eos_token_id]
+    return [one for one in dict.fromkeys(ids) if one is not None]
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[dict[str, str]], generate: bool) -> str:
-    return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=generate)
+def plain(text: str, tokenizer: Any) -> str:
+    """`text` with every special token written out in it broken up by a space, so that it stays text."""
+    return _chat(tokenizer, tokenizer.chat_template).plain(text)
 
 
-def _continuation(before: str, text: str) -> str:
-    if not text.startswith(before):
-        raise InputError(
-            "model.language: the tokenizer's chat template changes what came before when a turn is added, so no loss "
-            "mask can be derived from it; set model.language.chat_template: chatml"
+def exported_template(tokenizer: Any) -> str:
+    """The chat template for `LlavaProcessor`: the same prompts as `prompt_ids`, for messages in transformers' form.
+
+    A message's content may be a text, or a list of `{"type": "image"}` and `{"type": "text", "text": ...}`.
+    """
+    chat = _chat(tokenizer, tokenizer.chat_template)
+    system = "" if chat.system is None else (
+        "{% if messages[0]['role'] != 'system' %}{% set ns.messages = [{'role': 'system', 'content': ''}] %}{% endif %}"
+    )  # fmt: skip
+    return (
+        "{% set ns = namespace(messages=[], text='') %}" + system + "{% for message in messages %}"
+        "{% if message['content'] is string %}{% set ns.text = message['content'] %}{% else %}{% set ns.text = '' %}"
+        "{% for piece in message['content'] %}{% if piece['type'] == 'image' %}"
+        "{% set ns.text = ns.text + '" + IMAGE_TOKEN + "' + '\\n' %}"
+        "{% else %}{% set ns.text = ns.text + piece['text'] %}{% endif %}{% endfor %}{% endif %}"
+        "{% set ns.messages = ns.messages + [{'role': message['role'], 'content': ns.text}] %}{% endfor %}"
+        "{% set messages = ns.messages %}" + tokenizer.chat_template
+    )
+
+
+@lru_cache(_KEPT_CHATS)
+def _chat(tokenizer: Any, template: str) -> _Chat:
+    return _Chat(tokenizer)
+
+
+class _Chat:
+    """What a tokenizer's chat template turns messages into.
+
+    Attributes:
+        system: None, or "" where an empty system message is shorter than what the template puts in by itself.
+        end: the special token that ends an answer.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.picture_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+        specials = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        specials |= {*tokenizer.all_special_tokens, IMAGE_TOKEN}
+        self._special = re.compile("|".join(re.escape(token) for token in sorted(specials, key=len, reverse=True)))
+        self.tokens = lru_cache(_KEPT_SEGMENTS)(self._tokens)
+        self.system: str | None = ""
+        with_system = self._prompt_length()
+        self.system = None
+        without_system = self._prompt_length()
+        if without_system is None:
+            raise self._unfit("it refuses a question without more")
+        if with_system is not None and with_system < without_system:
+            self.system = ""
+        self.end = self._end()
+
+    def plain(self, text: str) -> str:
+        return self._special.sub(lambda found: f"{found.group()[0]} {found.group()[1:]}", text)
+
+    def prompt(self, question: str, with_picture: bool) -> str:
+        """Everything up to where the answer to the only question begins."""
+        return self._render(self._messages([(self.plain(question), None)], with_picture))
+
+    def segments(self, turns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """For each turn what leads up to the answer, and the answer with the token that ends it."""
+        turns = [(self.plain(question), self.plain(answer)) for question, answer in turns]
+        found: list[tuple[str, str]] = []
+        done = ""
+        for number, (question, answer) in enumerate(turns):
+            before = self._render(self._messages([*turns[:number], (question, None)]))
+            after = self._render(self._messages(turns[: number + 1]))
+            if not before.startswith(done) or not after.startswith(before):
+                raise self._unfit("a longer conversation does not begin with the shorter one")
+            said = after[len(before) :]
+            start = said.find(answer.strip())
+            end = said.find(self.end, start + len(answer.strip())) + len(self.end)
+            if start < 0 or end < len(self.end):
+                raise self._unfit("an answer does not appear in it as it was given")
+            found.append((before[len(done) :], said[:end]))
+            done = before + said[:end]
+        return found
+
+    def with_picture(self, text: str, picture_tokens: int) -> list[int]:
+        """Tokens of a text with one picture token in it, which becomes `picture_tokens` of them."""
+        ids = self.tokens(text)
+        if ids.count(self.picture_id) != 1:
+            raise self._unfit("the first question's picture token does not appear in it once")
+        at = ids.index(self.picture_id)
+        return [*ids[:at], *[self.picture_id] * picture_tokens, *ids[at + 1 :]]
+
+    def _tokens(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _messages(self, turns: Sequence[tuple[str, str | None]], with_picture: bool = True) -> list[dict[str, str]]:
+        messages = [] if self.system is None else [{"role": "system", "content": self.system}]
+        for number, (question, answer) in enumerate(turns):
+            content = _PICTURE + question if number == 0 and with_picture else question
+            messages.append({"role": "user", "content": content})
+            if answer is not None:
+                messages.append({"role": "assistant", "content": answer})
+        return messages
+
+    def _render(self, messages: list[dict[str, str]]) -> str:
+        asked = messages[-1]["role"] == "user"
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=asked)
+
+    def _prompt_length(self) -> int | None:
+        """Tokens of the shortest prompt; None where the template refuses it."""
+        try:
+            return len(self.tokens(self._render(self._messages([("q", None)]))))
+        except TemplateError:
+            return None
+
+    def _end(self) -> str:
+        """The special token that the template writes after an answer."""
+        before, _, after = self._render(self._messages([("q", "answer")])).rpartition("answer")
+        found = self._special.match(after.lstrip())
+        if not before or not found:
+            raise self._unfit("no special token ends an answer")
+        return found.group()
+
+    def _unfit(self, why: str) -> InputError:
+        name = self.tokenizer.name_or_path or "this tokenizer"
+        return InputError(
+            f"model.language: the loss mask cannot be derived from the chat template of {name}: {why}; "
+            f"set model.language.chat_template: chatml, or choose another model"
         )
-    return text[len(before) :]
-
-
-def _split_answer(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str]:
-    """The answer with its end token, and what the template puts after it."""
-    place = text.rfind(tokenizer.eos_token)
-    if place < 0:
-        raise InputError(
-            f"model.language: the chat template does not end an answer with the end token {tokenizer.eos_token}, so a "
-            "model could not learn to stop; set model.language.chat_template: chatml"
-        )
-    end = place + len(tokenizer.eos_token)
-    return text[:end], text[end:]
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, picture_tokens: int) -> list[int]:
-    """Ids of `text`, with the picture's one token repeated `picture_tokens` times."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if IMAGE_TOKEN not in text:
-        return ids
-    picture = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    place = ids.index(picture)
-    return ids[:place] + [picture] * picture_tokens + ids[place + 1 :]

@@ -20,7 +20,7 @@ _libraries: list[torch.library.Library] = []
 
 def _mend_torchvision() -> None:
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
@@ -39,7 +39,9 @@ def _mend_torchvision() -> None:
 
 def use_cores(share: int | None = None) -> None:
     """Lets torch use `share` cores (all, where None). Ray sets OMP_NUM_THREADS=1 in its workers, which is too few."""
-    torch.set_num_threads(share or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    torch.set_num_threads(
+        share or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
 
 
 _mend_torchvision()

@@ -2,40 +2,72 @@
 
 from __future__ import annotations
 
+import difflib
+from typing import ClassVar
+
 import torch
 from torch import nn
 
 from schemas.errors import InputError
 
 
-class Linear(nn.Linear):
+class Connector(nn.Module):
+    """Features [P, N, vision_width] -> embeddings [P, M, language_width].
+
+    A subclass names itself by `name`, as the recipe does, and is known from then on.
+    """
+
+    name: ClassVar[str]
+    known: ClassVar[dict[str, type[Connector]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        Connector.known[cls.name] = cls
+
+    def __init__(self, vision_width: int, language_width: int) -> None:
+        super().__init__()
+        self.vision_width, self.language_width = vision_width, language_width
+
+    def tokens(self, patches: int) -> int:
+        """How many embeddings a picture of `patches` patches becomes."""
+        return patches
+
+
+class Linear(Connector):
     """One linear layer (LLaVA, Liu et al. 2023, section 4.1)."""
 
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__(width, hidden)
+    name = "linear"
+
+    def __init__(self, vision_width: int, language_width: int) -> None:
+        super().__init__(vision_width, language_width)
+        self.linear = nn.Linear(vision_width, language_width)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.linear(features)
 
 
-class Mlp2xGelu(nn.Module):
-    """Two linear layers with GELU between (LLaVA-1.5, Liu et al. 2023b, section 3.3). [P, N, C] -> [P, N, D]."""
+class Mlp2xGelu(Connector):
+    """Two linear layers with GELU between them (LLaVA-1.5, Liu et al. 2024, section 3.3)."""
 
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.linear_1 = nn.Linear(width, hidden)
-        self.linear_2 = nn.Linear(hidden, hidden)
+    name = "mlp2x_gelu"
+
+    def __init__(self, vision_width: int, language_width: int) -> None:
+        super().__init__(vision_width, language_width)
+        self.linear_1 = nn.Linear(vision_width, language_width)
+        self.linear_2 = nn.Linear(language_width, language_width)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.linear_2(nn.functional.gelu(self.linear_1(features)))
 
 
-CONNECTORS: dict[str, type[nn.Module]] = {"linear": Linear, "mlp2x_gelu": Mlp2xGelu}
-
-
-def build_connector(name: str, width: int, hidden: int) -> nn.Module:
-    """The connector called `name`, from features of length `width` to embeddings of length `hidden`.
+def connector_class(name: str) -> type[Connector]:
+    """The connector of this name.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: there is none.
     """
-    if name not in CONNECTORS:
-        raise InputError(f"model.connector: no connector is called '{name}'; there are {', '.join(CONNECTORS)}")
-    return CONNECTORS[name](width, hidden)
+    if name not in Connector.known:
+        near = difflib.get_close_matches(name, Connector.known, n=1)
+        hint = f"did you mean '{near[0]}'? " if near else ""
+        raise InputError(f"model.connector: '{name}' is not known; {hint}known: {', '.join(sorted(Connector.known))}")
+    return Connector.known[name]

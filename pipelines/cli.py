@@ -48,7 +48,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             _fail(f"no permission for {error.filename}; choose another folder or mend its permissions", 2)
         except KeyboardInterrupt:
             _fail("stopped; start the same command again and it goes on where it was", 1)
-        except Exception as error:  # noqa: BLE001  what Ray and Prefect wrap is looked for in the chain of causes
+        except Exception as error:
             known = _known_cause(error)
             if known is None:
                 raise
@@ -106,7 +106,9 @@ def sample(
     except ValidationError as error:
         raise explain(error, NoiseRates, "--rate") from None
     with meter("sample", scenes, "scenes") as progress:
-        make_world(folder, scenes, seed, checked, base_url, progress=lambda done: progress.advance(done - progress.done))
+        make_world(
+            folder, scenes, seed, checked, base_url, progress=lambda done: progress.advance(done - progress.done)
+        )
     out.print(f"{folder}: {scenes} rows in urls.parquet, the truth about them in truth.parquet")
 
 
@@ -256,7 +258,9 @@ def export(
 
 @command
 def doctor(
-    endpoint: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible server to look at too.")] = None,
+    endpoint: Annotated[
+        str | None, typer.Option(help="Base URL of an OpenAI-compatible server to look at too.")
+    ] = None,
 ) -> None:
     """Say what this machine has and lacks for a run, each with the remedy.
 

@@ -77,8 +77,9 @@ def _faiss() -> Finding:
 
 
 def _torchvision() -> Finding:
-    import models.compat  # noqa: F401
     import torchvision
+
+    import models.compat  # noqa: F401
 
     return Finding("torchvision", True, torchvision.__version__)
 

@@ -11,10 +11,11 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # errors are told once, by the command line
 
 from prefect import flow, task
 from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
 
 from pipelines.line import Line, StageFunction, stages_until
 
@@ -52,5 +53,5 @@ def _as_task(name: str, function: StageFunction) -> Callable[[Line], dict[str, A
         return counts
 
     # Nothing is cached or persisted by Prefect: the run folder's manifests say what is done.
-    wrapped = task(name=name, retries=0, persist_result=False, cache_policy=None)(work)
-    return lambda line: wrapped(line)
+    wrapped = task(name=name, retries=0, persist_result=False, cache_policy=NO_CACHE)(work)
+    return wrapped

@@ -1,4 +1,4 @@
-"""The line: its stages in order, each a plain function of a recipe and a run folder. Prefect wraps them; Ray runs them."""
+"""The line: its stages in order, each a function of a recipe and a run folder. Prefect wraps them; Ray runs them."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def export(line: Line) -> Counts:
     if not run.is_done(Stage.EXPORT, WHOLE, key) or not run.path("model", "config.json").exists():
         model, tokenizer = build_model(recipe.model, recipe.seed)
         load_trained(model, run, steps)
-        export_llava(model, tokenizer, run.path("model"))
+        export_llava(model, tokenizer, recipe.model, run.path("model"))
         size = sum(file.stat().st_size for file in run.path("model").iterdir())
         run.commit(Stage.EXPORT, WHOLE, key, {}, {"bytes": size})
     return (run.manifest(Stage.EXPORT, WHOLE) or {})["counts"]
@@ -175,7 +175,17 @@ def stages_until(until: str | None) -> list[tuple[str, StageFunction]]:
 
 def prepare(line: Line) -> None:
     """Makes the run folder and writes the resolved recipe with the versions of what runs it."""
-    names = ("sluice", "torch", "ray", "open_clip_torch", "transformers", "prefect", "pyarrow", "faiss-cpu", "webdataset")
+    names = (
+        "sluice",
+        "torch",
+        "ray",
+        "open_clip_torch",
+        "transformers",
+        "prefect",
+        "pyarrow",
+        "faiss-cpu",
+        "webdataset",
+    )
     versions = []
     for name in names:
         try:
@@ -196,7 +206,9 @@ def export_llava_json(run: RunFolder) -> Any:
     index = _keys(run)
     rows = run.read_table("conversations").to_pylist()
     records = [
-        Conversation.from_row(row).to_llava(f"{index[row['sample_id']]}.jpg") for row in rows if row["sample_id"] in index
+        Conversation.from_row(row).to_llava(f"{index[row['sample_id']]}.jpg")
+        for row in rows
+        if row["sample_id"] in index
     ]
     path = run.path("llava.json")
     write_atomically(path, json.dumps(records, ensure_ascii=False, indent=1).encode())

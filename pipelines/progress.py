@@ -30,7 +30,8 @@ class Meter:
         self._bar: Progress | None = None
         if sys.stderr.isatty():
             self._bar = Progress(
-                TextColumn("{task.description:>9}"), BarColumn(), TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
+                TextColumn("{task.description:>9}"), BarColumn(),
+                TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
                 TextColumn("{task.fields[rate]}"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
                 console=Console(stderr=True),
             )  # fmt: skip

@@ -25,11 +25,13 @@ class RaySettings(Settings):
 
     address: str | None = Field(None, description="an existing cluster (`auto` or ray://...); a local one where null")
     num_cpus: int = Field(4, ge=4, description="logical CPUs of a local Ray; more than the cores there are is fine")
-    train_workers: int = Field(1, ge=1, description="processes that train, each with its own copy or shard of the model")
+    train_workers: int = Field(
+        1, ge=1, description="processes that train, each with its own copy or shard of the model"
+    )
 
 
 class Recipe(Settings):
-    """Everything that decides what a run does. Sections that are left out have the defaults shown in docs/recipes.md."""
+    """Everything that decides what a run does. Sections that are left out have their defaults; see docs/recipes.md."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", description="names the run folder: runs/NAME")
     seed: int = Field(0, ge=0, description="all chance in the run comes from it")

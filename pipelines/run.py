@@ -1,4 +1,4 @@
-"""What `sluice run` does around the flow: the folder, the stages' names as they begin, and what is printed at the end."""
+"""What `sluice run` does around the flow: the folder before it, and what is printed after it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def example_question(run: RunFolder) -> str | None:
     from stages.tar import read_members
 
     for shard in sorted(run.path("shards").glob("val-*.tar")):
-        for key, data in read_members(shard, "jpg"):
+        for _, data in read_members(shard, "jpg"):
             picture = run.path("example.jpg")
             picture.write_bytes(data)
             command = "sluice" if shutil.which("sluice") else ".venv/bin/sluice"

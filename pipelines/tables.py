@@ -60,7 +60,7 @@ def evaluation_table(run: RunFolder) -> Table | None:
     names = ["model", *(name for name in result["accuracy"] if name != "model")]
     for name in ("kind", *names):
         table.add_column(name, justify="left" if name == "kind" else "right")
-    for kind, accuracy in sorted(result["kinds"].items()):
-        table.add_row(kind, *(f"{100 * accuracy[name]:.1f}%" for name in names))
+    for kind, measured in sorted(result["kinds"].items()):
+        table.add_row(kind, *(f"{100 * measured['accuracy'][name]:.1f}%" for name in names))
     table.add_row("all", *(f"{100 * result['accuracy'][name]:.1f}%" for name in names), style="bold")
     return table

@@ -19,7 +19,7 @@ class Settings(BaseModel):
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
     """Turns pydantic's first complaint into one line: file, key, what is wrong, what would be right."""
     first = error.errors()[0]
-    path = [part for part in first["loc"]]
+    path = list(first["loc"])
     key = ".".join(str(part) for part in path)
     if first["type"] == "extra_forbidden":
         known = _keys_at(model, path[:-1])

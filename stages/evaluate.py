@@ -226,8 +226,7 @@ def _trained_answer(run: RunFolder, recipe: EvaluateRecipe, settings: EvaluateSe
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def answer_all(questions: Sequence[str], pictures: Sequence[Image.Image]) -> list[str]:
-        tensors = [model.vision.picture_tensor(picture) for picture in pictures]
-        return answer(model, tokenizer, questions, tensors, settings.max_new_tokens, settings.batch_size)
+        return answer(model, tokenizer, questions, pictures, settings.max_new_tokens, settings.batch_size)
 
     return answer_all
 

@@ -123,7 +123,7 @@ def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
         options: dict[str, Any] = {"num_cpus": place.num_cpus}
         if place.num_gpus:
             options["num_gpus"] = place.num_gpus
-        data = data.map_batches(
+        data = data.map_batches(  # type: ignore[assignment]
             _Actor,
             fn_constructor_args=(place.make,),
             batch_size=1 if index == 0 else None,
@@ -132,7 +132,7 @@ def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
             **options,
         )
     for batch in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-        yield from batch["part"].to_pylist()
+        yield from batch["part"].to_pylist()  # type: ignore[union-attr]
 
 
 def count_over_parts(run: RunFolder, stage: str, parts: list[int]) -> Mapping[str, int]:

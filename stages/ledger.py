@@ -29,7 +29,9 @@ class LedgerWork(PartWork):
         return None
 
     def compute(self, part: int) -> PartOutput:
-        source = pq.read_table(self.run.table_path("source", part), columns=["sample_id", "row", "url", "caption", "reason"])
+        source = pq.read_table(
+            self.run.table_path("source", part), columns=["sample_id", "row", "url", "caption", "reason"]
+        )
         ids = source["sample_id"].combine_chunks()
         reasons: pa.Array = source["reason"].combine_chunks()
         columns: dict[str, Any] = {name: source[name] for name in ("sample_id", "row", "url", "caption")}

@@ -139,4 +139,6 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise SluiceError(f"cannot write {path}: {error.strerror}; free some room or choose another --run-dir") from error
+        raise SluiceError(
+            f"cannot write {path}: {error.strerror}; free some room or choose another --run-dir"
+        ) from error

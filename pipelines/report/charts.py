@@ -146,7 +146,7 @@ def _ticks(low: float, high: float, values: Sequence[float]) -> list[Tick]:
     step = values[1] - values[0]
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     form = "{:.0e}" if digits > 4 else f"{{:,.{digits}f}}"
-    labels = [form.format(value) if value else "0" for value in inside]
+    labels = [form.format(value).replace("-", "\N{MINUS SIGN}") if value else "0" for value in inside]
     return [Tick(_percent(value, low, high), label) for value, label in zip(inside, labels, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""What the model gets to see of a conversation: the picture at the tower's size, and the tokens with their loss mask."""
+"""What the model gets of a conversation: the picture as its tower gets it, and the tokens with their loss mask."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-import models.compat  # noqa: F401
-import open_clip
+import numpy as np
 from PIL import Image
 
 from models.chat import NO_LOSS, encode
 from models.full import ModelSettings
 from models.language import load_tokenizer
-from models.towers import picture_tokens
+from models.towers import picture_format
 from schemas.conversation import IMAGE_TOKEN, Conversation
 from schemas.errors import SluiceError
+from stages.feed.shards import picture_tokens
 
 log = logging.getLogger("sluice")
+
+#: Tokens before a token that are decoded along with it, for some tokenizers write a token by what comes before.
+_DECODED_BEFORE = 4
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class View:
-    """One conversation as the model gets it; `tokens` and `learned` are 0 where there was no tokenizer."""
+    """One conversation as the model gets it; `tokens` and `learned` are 0 where there is no tokenizer."""
 
     pieces: list[Piece]
     tokens: int
@@ -42,14 +45,14 @@ class ModelView:
     """Renders conversations and pictures for the model that `settings` describe, without loading its weights.
 
     Attributes:
-        side: pixels of the square that the vision tower sees.
+        side: pixels of the square that the vision tower gets.
         exact: whether tokens are shown; without a tokenizer it is questions and answers.
     """
 
     def __init__(self, settings: ModelSettings) -> None:
-        config = open_clip.get_model_config(settings.vision.model) or {}
-        self.side: int = config["vision_cfg"]["image_size"]
-        self._picture_tokens = picture_tokens(settings.vision)
+        self._format = picture_format(settings.vision)
+        self.side = self._format.size
+        self._picture_tokens = picture_tokens(settings)
         self._tokenizer: Any = None
         try:
             self._tokenizer = load_tokenizer(settings.language)
@@ -61,39 +64,46 @@ class ModelView:
         return self._tokenizer is not None
 
     def picture(self, picture: Image.Image) -> Image.Image:
-        """The picture as the tower gets it before normalization (see `models.towers.VisionTower.picture_tensor`)."""
-        return picture.convert("RGB").resize((self.side, self.side), Image.Resampling.BICUBIC)
+        """The tower's input with its normalization undone."""
+        pixels = self._format.tensor(picture).numpy().transpose(1, 2, 0) * self._format.std + self._format.mean
+        return Image.fromarray(np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8))
 
     def view(self, conversation: Conversation) -> View:
-        """The tokens in order, picture tokens as one piece, each other token as a piece of its own."""
+        """The tokens in order: picture tokens as one piece, each other token as a piece of its own."""
         if self._tokenizer is None:
-            return View(by_text(conversation), 0, 0)
+            return View(_by_text(conversation), 0, 0)
         encoded = encode(conversation, self._tokenizer, self._picture_tokens)
-        pieces = self._pieces(encoded.input_ids, [label != NO_LOSS for label in encoded.labels])
-        return View(pieces, len(encoded.input_ids), encoded.supervised)
+        learned = [label != NO_LOSS for label in encoded.labels]
+        return View(self._pieces(encoded.input_ids, learned), len(learned), sum(learned))
 
-    def _pieces(self, ids: list[int], supervised: list[bool]) -> list[Piece]:
+    def _pieces(self, ids: list[int], learned: list[bool]) -> list[Piece]:
         picture = self._tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
         pieces: list[Piece] = []
-        waiting: list[int] = []
+        begin = 0
         for place, token in enumerate(ids):
+            last = place + 1 == len(ids)
             if token == picture:
-                if pieces and pieces[-1].pictures:
-                    pieces[-1] = Piece("", False, pieces[-1].pictures + 1)
-                else:
-                    pieces.append(Piece("", False, 1))
+                begin = place + 1
+                if last or ids[begin] != picture:
+                    pieces.append(Piece("", False, place - ids.index(picture) + 1))
                 continue
-            waiting.append(token)
-            text = self._tokenizer.decode(waiting, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            text = self._decode(ids, begin, place + 1)
             # A letter may be spread over several tokens; only together do they decode.
             whole = "\N{REPLACEMENT CHARACTER}" not in text
-            if whole or place + 1 == len(ids) or supervised[place + 1] != supervised[place]:
-                pieces.append(Piece(text, supervised[place]))
-                waiting = []
+            if whole or last or ids[place + 1] == picture or learned[place + 1] != learned[place]:
+                pieces.append(Piece(text, learned[place]))
+                begin = place + 1
         return pieces
 
+    def _decode(self, ids: list[int], begin: int, end: int) -> str:
+        before, both = (
+            self._tokenizer.decode(ids[max(0, begin - _DECODED_BEFORE) : until], clean_up_tokenization_spaces=False)
+            for until in (begin, end)
+        )
+        return both[len(before) :]
 
-def by_text(conversation: Conversation) -> list[Piece]:
+
+def _by_text(conversation: Conversation) -> list[Piece]:
     """Questions and answers without a tokenizer; the answers are what is learned."""
     pieces: list[Piece] = []
     for turn in conversation.turns:

@@ -128,7 +128,9 @@ class Rows:
         samples: dict[str, dict[str, Any]] = {}
         if (path := self.run.table_path("samples", part)).exists():
             columns = ["sample_id", "key", "error_message"]
-            samples = {row["sample_id"]: row for row in pq.read_table(path, columns=columns, filters=wanted).to_pylist()}
+            samples = {
+                row["sample_id"]: row for row in pq.read_table(path, columns=columns, filters=wanted).to_pylist()
+            }
         pictures = self._pictures(part, {row["key"] for row in samples.values()})
         shown = {}
         for row in rows:

@@ -7,6 +7,7 @@ is started again goes on with the exact next pack.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,6 +23,9 @@ from stages.train.settings import TrainStep
 STAGE = "plan"
 VERSION = 1
 
+#: Conversations that a pack is filled from, at least.
+_CANDIDATES = 64
+
 
 def plan_packs(
     lengths: pa.Table,
@@ -34,9 +38,9 @@ def plan_packs(
 ) -> pa.Table:
     """Packs the training conversations of `lengths` into sequences of at most `tokens_per_pack` positions.
 
-    Each epoch shuffles all conversations, cuts them into windows, packs each window by best fit decreasing (longest
-    first, each into the fullest pack that still has room), and shuffles the window's packs. The emptiest pack of a
-    window goes on into the next one. Conversations are never cut.
+    Each epoch shuffles all conversations and cuts them into windows. A pack takes the next conversation and, of
+    some dozens of others, those that fill it best (an exact subset sum). What is left at the end of a window goes on
+    into the next one. A window's packs are shuffled. Conversations are never cut.
 
     Args:
         lengths: rows of `schemas.tables.LENGTHS`; only those of split `train` are used.
@@ -60,15 +64,11 @@ def plan_packs(
     pack_epochs: list[int] = []
     for epoch, order in _epoch_orders(len(chosen), seed, epochs):
         random = np.random.default_rng([seed, epoch, 1])
-        carried: list[int] = []
+        members: list[int] = []
         for begin in range(0, len(order), window):
             last = begin + window >= len(order)
-            members = carried + order[begin : begin + window].tolist()
-            made = _best_fit(members, sizes, tokens_per_pack, pictures_per_pack or len(members))
-            carried = []
-            if not last:
-                emptiest = min(range(len(made)), key=lambda number: int(sizes[made[number]].sum()))
-                carried = made.pop(emptiest)
+            members += order[begin : begin + window].tolist()
+            made, members = _fill(members, sizes, tokens_per_pack, pictures_per_pack or len(sizes), finish=last)
             packs += [made[number] for number in random.permutation(len(made))]
         pack_epochs += [epoch] * (len(packs) - len(pack_epochs))
     return _table(chosen, packs, pack_epochs)
@@ -164,32 +164,43 @@ def _epoch_orders(rows: int, seed: int, epochs: float) -> list[tuple[int, np.nda
     return orders
 
 
-def _best_fit(members: list[int], sizes: np.ndarray, room: int, most: int) -> list[list[int]]:
-    """Best fit decreasing of `members` (row numbers) into packs of `room` tokens and at most `most` members.
+def _fill(
+    members: list[int], sizes: np.ndarray, room: int, most: int, finish: bool
+) -> tuple[list[list[int]], list[int]]:
+    """Packs `members` (row numbers, shuffled) into packs of `room` tokens and at most `most` members.
 
-    Open packs are kept by the room they have left; a bit mask of the rooms that occur makes the smallest one that
-    suffices a matter of one shift, so the whole is linear in the number of members.
+    Returns:
+        The packs, and what is left because too few others remained to choose from; nothing, where `finish`.
     """
+    enough = max(_CANDIDATES, math.ceil(2 * room * len(members) / int(sizes[members].sum())))
+    waiting = deque(members)
     packs: list[list[int]] = []
-    by_room: dict[int, list[int]] = {}
-    mask = 0
-    for row in sorted(members, key=lambda row: -int(sizes[row])):
-        size = int(sizes[row])
-        fitting = mask >> size
-        if fitting:
-            left = size + (fitting & -fitting).bit_length() - 1
-            number = by_room[left].pop()
-            if not by_room[left]:
-                mask &= ~(1 << left)
-        else:
-            left, number = room, len(packs)
-            packs.append([])
-        packs[number].append(row)
-        left -= size
-        if left and len(packs[number]) < most:
-            by_room.setdefault(left, []).append(number)
-            mask |= 1 << left
-    return packs
+    while waiting and (finish or len(waiting) > enough):
+        first = waiting.popleft()
+        candidates = [waiting.popleft() for _ in range(min(len(waiting), enough, most - 1))]
+        chosen = set(_best_subset([int(sizes[row]) for row in candidates], room - int(sizes[first])))
+        packs.append([first, *(row for place, row in enumerate(candidates) if place in chosen)])
+        # What was not chosen goes to the end, so that each pack sees other candidates.
+        waiting.extend(row for place, row in enumerate(candidates) if place not in chosen)
+    return packs, list(waiting)
+
+
+def _best_subset(sizes: list[int], room: int) -> list[int]:
+    """Places in `sizes` whose sum is the largest one that `room` allows.
+
+    The sums that can be reached are the set bits of an integer, so one candidate costs one shift.
+    """
+    reachable = [1]
+    within = (1 << (room + 1)) - 1
+    for size in sizes:
+        reachable.append(reachable[-1] | (reachable[-1] << size & within))
+    total = reachable[-1].bit_length() - 1
+    chosen = []
+    for place in range(len(sizes) - 1, -1, -1):
+        if not reachable[place] >> total & 1:
+            chosen.append(place)
+            total -= sizes[place]
+    return chosen
 
 
 def _table(chosen: pa.Table, packs: list[list[int]], epochs: list[int]) -> pa.Table:

@@ -12,6 +12,6 @@ class FeedSettings(Settings):
 
     tokens_per_pack: int = Field(2048, ge=32, description="positions of one packed sequence, picture tokens counted in")
     pictures_per_pack: int = Field(64, ge=1, description="most pictures in one pack, which bounds the tower's memory")
-    window: int = Field(4096, ge=1, description="conversations among which the best fit for a pack is looked for")
+    window: int = Field(4096, ge=1, description="conversations that are packed together")
     holdout: float = Field(0.02, ge=0, lt=1, description="share of kept samples held out for evaluation (split `val`)")
     actors: int = Field(1, ge=1, description="Ray actors that tokenize and write shards")

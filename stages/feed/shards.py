@@ -9,10 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from models.chat import encode
+from models.chat import NO_LOSS, encode
+from models.connectors import connector_class
 from models.full import ModelSettings
 from models.language import load_tokenizer
-from models.towers import picture_tokens
+from models.towers import picture_format
 from schemas.conversation import Conversation
 from schemas.tables import LENGTHS, SHARD_INDEX
 from schemas.vocabulary import Reason, State
@@ -52,7 +53,7 @@ class ShardWork(PartWork):
         language = self.model.language.model_dump(mode="json", include=_TOKENIZER_KEYS)
         return {
             "tokens_per_pack": self.feed.tokens_per_pack,
-            "picture_tokens": picture_tokens(self.model.vision),
+            "picture_tokens": picture_tokens(self.model),
             "tokenizer": language,
         }
 
@@ -122,8 +123,14 @@ class ShardWork(PartWork):
         assert self.model is not None
         if self._tokenizer is None:
             self._tokenizer = load_tokenizer(self.model.language)
-        encoded = encode(conversation, self._tokenizer, picture_tokens(self.model.vision))
-        return len(encoded.input_ids), encoded.supervised
+            self._picture_tokens = picture_tokens(self.model)
+        encoded = encode(conversation, self._tokenizer, self._picture_tokens)
+        return len(encoded.input_ids), sum(label != NO_LOSS for label in encoded.labels)
+
+
+def picture_tokens(model: ModelSettings) -> int:
+    """Places that one picture takes in the language model's sequence; loads no weights."""
+    return connector_class(model.connector)(1, 1).tokens(picture_format(model.vision).tokens)
 
 
 def shard_bytes(name: str, records: dict[str, dict[str, Any]], pictures: dict[str, bytes]) -> tuple[bytes, pa.Table]:
@@ -136,8 +143,8 @@ def shard_bytes(name: str, records: dict[str, dict[str, Any]], pictures: dict[st
     """
     members = []
     for key, record in sorted(records.items()):
-        text = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        members += [(f"{key}.jpg", pictures[key]), (f"{key}.json", text.encode("utf-8", "surrogatepass"))]
+        line = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        members += [(f"{key}.jpg", pictures[key]), (f"{key}.json", line.encode("utf-8", "surrogatepass"))]
     data, places = tar_bytes(members)
     rows = []
     for key, record in sorted(records.items()):

@@ -60,11 +60,8 @@ class InstructWork(PartWork):
 
     def contexts(self, part: int) -> list[Context]:
         """The contexts of the part's kept rows, in source order."""
-        decisions = pq.read_table(self.run.path("decisions.parquet"), filters=[("part", "=", part)])
-        kept = {
-            sample for sample, state in zip(*(decisions[name].to_pylist() for name in ("sample_id", "state")), strict=True)
-            if state == State.KEPT
-        }  # fmt: skip
+        here = [("part", "=", part), ("state", "=", State.KEPT.value)]
+        kept = set(pq.read_table(self.run.path("decisions.parquet"), filters=here)["sample_id"].to_pylist())
         source = pq.read_table(self.run.table_path("source", part), columns=["sample_id", "captions", "boxes"])
         samples = pq.read_table(
             self.run.table_path("samples", part), columns=["sample_id", "original_width", "original_height"]

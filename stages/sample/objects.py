@@ -19,7 +19,8 @@ SPRITE_PX = 128
 
 # Words that mark a name as abstract (a sign, a gesture, a clock face): nothing one would count in a picture.
 _ABSTRACT = re.compile(
-    r"button|arrow|face|o'clock|struck|salute|thirty|person|people|\bmen\b|\bwomen\b|\bman\b|\bwoman\b|hand|finger|fist|skin tone|"
+    r"button|arrow|face|o'clock|struck|salute|thirty|person|people|\bmen\b|\bwomen\b|\bman\b|\bwoman\b|"
+    r"hand|finger|fist|skin tone|"
     r"cross mark|square|circle|diamond|triangle|symbol|zodiac|mark|no |prohibited|keycap|medal|moon|loop|"
     r"Aries|Taurus|Gemini|Cancer|Leo|Virgo|Libra|Scorpio|Sagittarius|Capricorn|Aquarius|Pisces|Ophiuchus|"
     r"sign|bust|silhouette|hearts?|dashing|curly|hair|bald|cat with|speech|thought|input|multiply|plus|minus|divide|"

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from stages.sample.objects import object_paths, sprite
+from stages.words import with_article
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 _COLOURS = {
@@ -74,7 +75,7 @@ def _place(rng: np.random.Generator, picture: Image.Image, name: str, others: li
     for attempt in range(40):
         share = rng.uniform(0.24, 0.40) * (1.0 if attempt < 20 else 0.75)
         scale = share * min(picture.size) / max(drawing.size)
-        size = tuple(max(4, round(side * scale)) for side in drawing.size)
+        size = max(4, round(drawing.width * scale)), max(4, round(drawing.height * scale))
         x = int(rng.integers(0, picture.width - size[0] + 1))
         y = int(rng.integers(0, picture.height - size[1] + 1))
         box = (x, y, *size)
@@ -144,11 +145,6 @@ def _where(objects: list[Placed], counts: Counter[str], named: list[str]) -> str
     rest = [said for name, said in zip(counts, named, strict=True) if name not in (first.name, other.name)]
     more = f", with {_listed(rest)}" if rest else ""
     return f"{with_article(first.name)} {relation} {with_article(other.name)}{more}.".capitalize()
-
-
-def with_article(name: str) -> str:
-    """`name` with its indefinite article."""
-    return f"{'an' if name[0] in 'aeio' else 'a'} {name}"
 
 
 @cache

@@ -159,7 +159,7 @@ def _write_row(
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         mirrored = [(picture.width - p.box[0] - p.box[2], *p.box[1:]) for p in original.objects]
         boxes = [_box(p.name, box, 1.0) for p, box in zip(original.objects, mirrored, strict=True)]
-        captions = [caption for caption in captions if " left " not in caption and " right " not in caption]
+        captions = [caption for caption in captions if " left of " not in caption and " right of " not in caption]
     elif kind == "tiny":
         picture = picture.resize((int(rng.integers(1, 16)), int(rng.integers(1, 16))))
     elif kind == "huge":

@@ -1,4 +1,4 @@
-"""What a step minimises: a vision-language model's loss on answer tokens, or a CLIP's on pairs of picture and caption."""
+"""What a step minimises: a vision-language model's loss on answer tokens, or a CLIP's on picture-caption pairs."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -21,6 +22,8 @@ OnLog = Callable[[str, dict[str, Any]], None]
 
 #: Seconds between looks at the log for news.
 _WATCH_EVERY = 1.0
+#: Workers wait so long for one another, seconds.
+_COLLECTIVE_TIMEOUT_S = 1800
 
 
 class RayPart(Protocol):
@@ -69,7 +72,7 @@ def run_training(run: RunFolder, recipe: TrainRecipe, on_log: OnLog | None = Non
 
 def _fit(work: StepWork, workers: int, on_log: OnLog) -> None:
     import torch
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpus = torch.cuda.is_available()
@@ -77,25 +80,27 @@ def _fit(work: StepWork, workers: int, on_log: OnLog) -> None:
     shutil.rmtree(storage, ignore_errors=True)  # a killed driver's; positions are kept in our own checkpoints
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"work": work.arguments()},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        train_loop_config={"work": work.arguments(), "cwd": os.getcwd()},
+        torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {})
         ),
-        run_config=RunConfig(
-            name=work.step.name, storage_path=str(storage), failure_config=FailureConfig(max_failures=2)
-        ),
+        run_config=RunConfig(name=work.step.name, storage_path=str(storage)),
     )
-    with _Watch(work.run, work.step.name, on_log):
-        result = trainer.fit()
-    shutil.rmtree(storage, ignore_errors=True)
-    failure = (result.metrics or {}).get("error")
-    if failure:
-        raise SluiceError(failure)
-    if result.error is not None:
+    try:
+        with _Watch(work.run, work.step.name, on_log):
+            trainer.fit()
+    except WorkerGroupError as error:
+        causes = list(error.worker_failures.values())
+        known = next((cause for cause in causes if isinstance(cause, SluiceError)), None)
+        if known is not None:
+            raise known from error
         raise SluiceError(
-            f"training step '{work.step.name}' failed: {result.error}; run again to go on from its checkpoint"
-        )
+            f"training step '{work.step.name}' failed: {causes[0] if causes else error}; "
+            "run again to go on from its last checkpoint"
+        ) from error
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -104,15 +109,11 @@ def _worker(config: dict[str, Any]) -> None:
 
     from models.compat import use_cores
 
+    os.chdir(config["cwd"])  # Ray Train starts workers elsewhere; the recipe's paths are relative to where it was run
     context = ray.train.get_context()
     use_cores()
-    rank, world, device = context.get_world_rank(), context.get_world_size(), ray.train.torch.get_device()
-    try:
-        StepWork.from_arguments(config["work"]).train(rank, world, device)
-    except SluiceError as error:
-        if world > 1:
-            raise  # the other workers wait for this one until Ray ends them
-        ray.train.report({"error": str(error)})
+    work, device = StepWork.from_arguments(config["work"]), ray.train.torch.get_device()
+    work.train(context.get_world_rank(), context.get_world_size(), device)
 
 
 class _Watch:

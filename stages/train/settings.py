@@ -51,9 +51,7 @@ class TrainStep(Settings):
         parts = {"clip"} if self.objective == "contrastive" else {"vision", "connector", "language"}
         for part, rate in self.learn.items():
             if part not in parts:
-                raise ValueError(
-                    f"learn: no part '{part}' in a {self.objective} step; parts: {', '.join(sorted(parts))}"
-                )
+                raise ValueError(f"learn: '{part}' is no part of a {self.objective} step: {', '.join(sorted(parts))}")
             if rate < 0:
                 raise ValueError(f"learn: the rate of '{part}' is negative")
         if not self.learned():

@@ -31,4 +31,4 @@ def load_trained(model: VisionLanguageModel, run: RunFolder, step_names: Sequenc
         path = run.path(final_file(name))
         if not path.exists():
             raise SluiceError(f"training step '{name}' is not done ({path} is not there): run the train stage first")
-        load_weights(model.parts(), path)
+        load_weights(model, path)

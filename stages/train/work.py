@@ -128,8 +128,8 @@ class StepWork:
             features = self._features(model, reader, rank, world)
         objective = LanguageObjective(model, learn, step.precision, features)
         tensor = model.vision.picture_tensor if features is None else None
-        collate = LanguageCollate(reader, tokenizer, model.vision.num_patches, tensor)
-        return objective, collate, lambda path: save_weights({part: model.parts()[part] for part in learn}, path)
+        collate = LanguageCollate(reader, tokenizer, model.picture_tokens, tensor)
+        return objective, collate, lambda path: save_weights(model, path, list(learn))
 
     def _features(self, model: VisionLanguageModel, reader: PackReader, rank: int, world: int) -> FeatureStore | None:
         """The store of this tower's features, where it fits the room that the recipe gives."""

@@ -19,7 +19,7 @@ class Rejected(Exception):
     """An answer of the endpoint that cannot be used; the message is the reason that is counted."""
 
 
-class Kind(ABC):
+class Kind:
     """A kind of conversation. `exact` kinds have answers that can be compared word for word."""
 
     exact = False
@@ -30,7 +30,7 @@ class Kind(ABC):
         return type(self).__module__.rsplit(".", 1)[-1]
 
 
-class TemplateKind(Kind):
+class TemplateKind(Kind, ABC):
     """Turns that follow from captions and boxes. Those of one picture are joined into one conversation."""
 
     #: False where the kind makes a conversation of its own.
@@ -44,7 +44,7 @@ class TemplateKind(Kind):
         return Turn(rng.choice(phrasings).format(**words), answer, self.name)
 
 
-class EndpointKind(Kind):
+class EndpointKind(Kind, ABC):
     """Turns that a language model writes from the context (LLaVA, Liu et al. 2023, section 3 and appendix).
 
     The prompt lies in `prompts/<name>.yaml`: `version`, `system`, and `examples` of context and response.

@@ -7,12 +7,13 @@ import random
 from schemas.conversation import Turn
 from stages.instruct.context import Context
 from stages.instruct.kinds.base import TemplateKind
+from stages.words import with_article
 
 _PHRASINGS = (
-    "Is there a {label} in the picture?",
-    "Can you see a {label} here?",
-    "Does this picture show a {label}?",
-    "Is a {label} among the objects in the picture?",
+    "Is there {label} in the picture?",
+    "Can you see {label} here?",
+    "Does this picture show {label}?",
+    "Is {label} among the objects in the picture?",
 )
 
 
@@ -25,8 +26,8 @@ class Presence(TemplateKind):
         if not present or not absent:
             return []
         turns = [
-            self.turn(rng, _PHRASINGS, "yes", label=rng.choice(present)),
-            self.turn(rng, _PHRASINGS, "no", label=rng.choice(absent)),
+            self.turn(rng, _PHRASINGS, "yes", label=with_article(rng.choice(present))),
+            self.turn(rng, _PHRASINGS, "no", label=with_article(rng.choice(absent))),
         ]
         rng.shuffle(turns)
         return turns

@@ -47,7 +47,7 @@ def test_every_conversation_stands_once_in_every_epoch_and_no_pack_is_too_long(s
         ids = plan.filter(pc.equal(plan["epoch"], epoch))["conversation_id"].to_pylist()
         assert Counter(ids) == Counter(lengths["conversation_id"].to_pylist())
     packs = packs_of(plan)
-    assert sorted(packs) == list(range(len(packs))) and list(packs) == sorted(packs)
+    assert list(packs) == list(range(len(packs)))
     for rows in packs.values():
         assert sum(row["length"] for row in rows) <= 64
         assert len(rows) <= most
@@ -60,7 +60,7 @@ def test_llava_like_lengths_fill_at_least_98_percent():
     # LLaVA's instruction mix behind a tower of 256 tokens: short answers, conversations, long descriptions.
     words = np.concatenate([random.gamma(2, 40, 4000), random.gamma(4, 60, 3000), random.normal(220, 60, 2000)])
     sizes = (256 + np.clip(words, 8, 1500)).astype(int).tolist()
-    plan = plan_packs(table(sizes), 2048, seed=1, window=2048)
+    plan = plan_packs(table(sizes), 2048, seed=1)
     assert fill_rate(plan, 2048) >= 0.98
 
 
@@ -94,7 +94,8 @@ def test_a_conversation_longer_than_a_pack_is_refused():
 def test_contrastive_batches_hold_distinct_samples_and_are_even(number, batch, epochs):
     plan = plan_batches(table([1] * number), batch, 3, epochs)
     sizes = {len(rows) for rows in packs_of(plan).values()}
-    assert max(sizes) <= batch and max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch
+    assert max(sizes) - min(sizes) <= 1
     for rows in packs_of(plan).values():
         assert len({row["sample_id"] for row in rows}) == len(rows)
     for epoch in range(epochs):

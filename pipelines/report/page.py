@@ -1,0 +1,103 @@
+"""Puts the sections into the page and writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from pipelines.recipe import Recipe
+from pipelines.report.sections import Sections
+from stages.run_folder import RunFolder, write_atomically
+
+_HERE = Path(__file__).parent
+#: Letters of a caption, message or address that are shown.
+_MOST_LETTERS = 200
+#: Of an address that is longer than both together: letters from its begin, and from its end.
+_URL_ENDS = (22, 18)
+
+#: Name, heading, the stage that makes its data, and where that comes from; in the order of the page.
+_SECTIONS: list[tuple[str, str, str, Callable[[Sections], Any]]] = [
+    ("funnel", "What was kept, and why the rest was not", "select", Sections.funnel),
+    ("evaluation", "What the model can do", "evaluate", Sections.evaluation),
+    ("scores", "CLIP scores", "select", Sections.scores),
+    ("gallery", "Kept and dropped pictures", "acquire", Sections.gallery),
+    ("duplicates", "Duplicates", "select", Sections.duplicates),
+    ("conversations", "Conversations as the model sees them", "instruct", Sections.conversations),
+    ("training", "Training", "train", Sections.training),
+]
+
+
+def write_report(run: RunFolder) -> int:
+    """Writes RUN/report.html from what the run folder holds so far; returns its size in bytes.
+
+    The page needs no network and runs no script. What is not there yet is replaced by a line that says which stage
+    makes it.
+
+    Raises:
+        InputError: the folder holds no recipe.
+        SluiceError: a file of the run cannot be read, or the page cannot be written.
+    """
+    data = render(Sections(run)).encode("utf-8", "replace")
+    write_atomically(run.path("report.html"), data)
+    return len(data)
+
+
+def render(sections: Sections) -> str:
+    """The page. All values are escaped by the template engine: captions and addresses come from the web."""
+    environment = Environment(
+        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "number": _number,
+        "percent": _percent,
+        "points": _points,
+        "short": _shorten,
+        "place": _place,
+    }
+    made = [
+        {"name": name, "heading": heading, "data": make(sections), "absent": _absent(name, stage, sections.recipe)}
+        for name, heading, stage, make in _SECTIONS
+    ]
+    return environment.get_template("page.html.jinja").render(
+        css=(_HERE / "page.css").read_text(),
+        headline=sections.headline(),
+        sections=made,
+        provenance=sections.provenance(),
+    )
+
+
+def _absent(name: str, stage: str, recipe: Recipe) -> str:
+    """Why a section is not there."""
+    left_out = {
+        "evaluation": recipe.evaluate is None and "this recipe has no section evaluate",
+        "conversations": recipe.model is None and "this recipe trains no language model",
+        "training": not recipe.train and "this recipe has no training steps",
+    }
+    return left_out.get(name) or f"not there yet: the stage {stage} makes it"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.3g}"
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"
+
+
+def _points(share: float) -> str:
+    """A difference of shares in percentage points, with its sign."""
+    return f"{100 * share:+.1f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _shorten(text: str | None, most: int = _MOST_LETTERS) -> str:
+    text = text or ""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _place(url: str | None) -> str:
+    """An address as it is printed: without http, and without its middle where it is long."""
+    text = (url or "(no address)").removeprefix("http://").removeprefix("https://")
+    return text if len(text) <= _URL_ENDS[0] + _URL_ENDS[1] else f"{text[: _URL_ENDS[0]]}…{text[-_URL_ENDS[1] :]}"

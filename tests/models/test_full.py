@@ -1,0 +1,136 @@
+"""The full model: packed samples do not see each other, pictures stand in their places, weights come back."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from models.chat import NO_LOSS, encode
+from models.connectors import Connector, Linear, connector_class
+from models.full import ModelSettings, VisionLanguageModel, build_model, load_weights, save_weights
+from schemas.conversation import Conversation, Turn
+from schemas.errors import InputError, SluiceError
+
+Built = tuple[VisionLanguageModel, Any]
+
+
+def _samples(built: Built, pictures: list[Image.Image]) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Token ids, labels and pixels of conversations of different lengths."""
+    model, tokenizer = built
+    samples = []
+    for number, picture in enumerate(pictures):
+        turns = [Turn(f"How many cats{' and dogs' * number}?", "There are two." * (number + 1), "count")] * 2
+        encoded = encode(Conversation(f"{number}", f"{number}", "t", "t", turns), tokenizer, model.picture_tokens)
+        pixels = model.vision.picture_tensor(picture)
+        samples.append((torch.tensor(encoded.input_ids), torch.tensor(encoded.labels), pixels))
+    return samples
+
+
+def _losses(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+
+
+def test_packed_samples_have_the_loss_that_they_have_alone(built: Built, pictures: list[Image.Image]) -> None:
+    model = built[0]
+    samples = _samples(built, pictures)
+    alone = []
+    with torch.no_grad():
+        for ids, labels, pixels in samples:
+            logits = model(ids[None], pixel_values=pixels[None])[0, :-1]
+            alone.append(_losses(logits, labels[1:])[labels[1:] != NO_LOSS])
+        rows = [samples[:2], samples[2:]]
+        width = max(sum(len(ids) for ids, _, _ in row) for row in rows)
+        ids = torch.zeros(2, width, dtype=torch.int64)
+        targets = torch.full_like(ids, NO_LOSS)
+        positions = torch.zeros_like(ids)
+        for number, row in enumerate(rows):
+            begin = 0
+            for tokens, labels, _ in row:
+                end = begin + len(tokens)
+                ids[number, begin:end], positions[number, begin:end] = tokens, torch.arange(len(tokens))
+                targets[number, begin : end - 1] = labels[1:]
+                begin = end
+            positions[number, begin:] = torch.arange(width - begin)
+        at = torch.nonzero(targets.flatten() != NO_LOSS).flatten()
+        logits = model(ids, positions, torch.stack([pixels for _, _, pixels in samples]), logits_at=at)
+        packed = _losses(logits, targets.flatten()[at])
+        whole = model(ids, positions, torch.stack([pixels for _, _, pixels in samples]))
+    assert logits.shape == (len(at), model.language.config.vocab_size)
+    torch.testing.assert_close(packed, torch.cat(alone), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(whole.flatten(0, 1)[at], logits, atol=1e-5, rtol=1e-5)
+
+
+def test_pictures_change_the_answer_and_features_may_be_given(built: Built, pictures: list[Image.Image]) -> None:
+    model = built[0]
+    ids, _, pixels = _samples(built, pictures)[0]
+    with torch.no_grad():
+        seen = model(ids[None], pixel_values=pixels[None])
+        given = model(ids[None], picture_features=model.vision(pixels[None]))
+        other = model(ids[None], pixel_values=-pixels[None])
+    torch.testing.assert_close(seen, given)
+    assert not torch.allclose(seen, other, atol=1e-2)
+
+
+def test_picture_tokens_and_pictures_must_agree(built: Built, pictures: list[Image.Image]) -> None:
+    model = built[0]
+    ids, _, pixels = _samples(built, pictures)[0]
+    with pytest.raises(SluiceError, match="16 picture tokens in the text, but the pictures fill 32"):
+        model(ids[None], pixel_values=torch.stack([pixels, pixels]))
+    with pytest.raises(SluiceError, match="fill 0"):
+        model(ids[None])
+
+
+def test_gradients_reach_every_part(built: Built, settings: ModelSettings, pictures: list[Image.Image]) -> None:
+    model, _ = build_model(settings, seed=3)
+    ids, _, pixels = _samples(built, pictures)[0]
+    model(ids[None], pixel_values=pixels[None], logits_at=torch.tensor([len(ids) - 2])).sum().backward()
+    for name, part in model.parts().items():
+        for key, parameter in part.named_parameters():
+            assert (parameter.grad is not None) == parameter.requires_grad, f"{name}.{key}"
+
+
+def test_a_seed_makes_one_model_and_weights_come_back(built: Built, settings: ModelSettings, tmp_path: Path) -> None:
+    again, _ = build_model(settings, seed=3)
+    other, _ = build_model(settings, seed=4)
+    path = tmp_path / "weights.safetensors"
+    save_weights(again, path, ["connector", "language"])
+    for key, value in again.language.state_dict().items():
+        assert torch.equal(value, built[0].language.state_dict()[key])
+    assert not torch.equal(other.connector.linear_1.weight, again.connector.linear_1.weight)
+    tower = {key: value.clone() for key, value in other.vision.state_dict().items()}
+    load_weights(other, path)
+    for part in ("connector", "language"):
+        for key, value in again.parts()[part].state_dict().items():
+            assert torch.equal(value, other.parts()[part].state_dict()[key])
+    assert all(torch.equal(value, tower[key]) for key, value in other.vision.state_dict().items())
+
+
+def test_weights_of_another_model_are_refused(built: Built, settings: ModelSettings, tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    save_weights(built[0], path)
+    linear, _ = build_model(settings.model_copy(update={"connector": "linear"}), seed=3)
+    with pytest.raises(SluiceError, match="holds the weights of another model"):
+        load_weights(linear, path)
+    path.write_bytes(b"no")
+    with pytest.raises(SluiceError, match="cannot be read"):
+        load_weights(linear, path)
+
+
+def test_connectors_are_found_by_name() -> None:
+    assert connector_class("linear") is Linear
+    assert Linear(8, 4)(torch.zeros(2, 3, 8)).shape == (2, 3, 4)
+    with pytest.raises(InputError, match="did you mean 'mlp2x_gelu'.*known: linear, mlp2x_gelu"):
+        connector_class("mlp2x_gelo")
+    with pytest.raises(ValidationError, match="model.connector: 'qformer' is not known"):
+        ModelSettings.model_validate({"connector": "qformer", "language": {"name": "x"}})
+
+
+def test_a_new_connector_is_one_new_class() -> None:
+    class Halved(Connector):
+        name = "halved_for_test"
+
+    assert connector_class("halved_for_test") is Halved
+    del Connector.known["halved_for_test"]

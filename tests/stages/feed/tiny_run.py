@@ -1,0 +1,115 @@
+"""A run folder in miniature, as it is when feed begins: pictures of one colour, and questions about that colour."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers.models import BPE
+from transformers import PreTrainedTokenizerFast
+
+from models.full import ModelSettings
+from schemas.conversation import Conversation, Turn
+from schemas.identity import sample_id
+from schemas.tables import CONVERSATIONS, DECISIONS, SAMPLES, SOURCE
+from stages.feed import FeedSettings, ShardWork
+from stages.run_folder import WHOLE, RunFolder
+from stages.tar import tar_bytes
+
+COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (40, 50, 210), "white": (240, 240, 240)}
+FEED = FeedSettings(tokens_per_pack=512, pictures_per_pack=8)
+
+
+def make_run(root: Path, parts: int = 2, rows: int = 12, long_row: int | None = None) -> RunFolder:
+    """Commits what acquire, select and instruct would have. Row 0 of a part is dropped, rows 1 and 2 are held out.
+
+    Args:
+        long_row: this row of part 0 says too much for any pack.
+    """
+    run = RunFolder(root)
+    decisions = []
+    for part in range(parts):
+        source, samples, members, said = [], [], [], []
+        for place in range(rows):
+            number = part * rows + place
+            name = list(COLOURS)[number % len(COLOURS)]
+            caption = f"a {name} field"
+            url = f"http://pictures.example/{number}.jpg"
+            identity, key = sample_id(url, caption), f"{part:05d}{place:04d}"
+            kept = place != 0
+            file = io.BytesIO()
+            shade = tuple(min(255, value + number) for value in COLOURS[name])
+            Image.new("RGB", (48, 40), shade).save(file, "JPEG")
+            members.append((f"{key}.jpg", file.getvalue()))
+            box = {"label": name, "x": 0.0, "y": 0.0, "w": 48.0, "h": 40.0}
+            source.append(
+                {"sample_id": identity, "row": number, "url": url, "caption": caption, "licence": "CC0", "boxes": [box],
+                 "captions": [caption, f"a picture of {name}"], "reason": None}
+            )  # fmt: skip
+            samples.append(
+                {"key": key, "url": url, "caption": caption, "status": "success", "sample_id": identity, "row": number,
+                 "width": 48, "height": 40, "original_width": 96, "original_height": 80}
+            )  # fmt: skip
+            decisions.append(
+                {"sample_id": identity, "row": number, "part": part, "state": "kept" if kept else "dropped",
+                 "stage": None if kept else "select", "reason": None if kept else "caption_short",
+                 "split": None if not kept else "val" if place in (1, 2) else "train"}
+            )  # fmt: skip
+            if kept:
+                words = "very " * 600 if part == 0 and place == long_row else ""
+                turns = [
+                    Turn("Which colour?", name, "colour"),
+                    Turn("Is it red?", "yes" if name == "red" else "no", "red"),
+                ]
+                says = Turn(f"Describe {words}it.", f"A field, all {name}.", "detail")
+                made = [Conversation(f"{identity}-detail", identity, "detail", "template", [says])]
+                if not words:
+                    made.append(Conversation(f"{identity}-template", identity, "template", "template", turns))
+                said += [one.to_row() for one in made]
+        files: dict[str, Any] = {
+            f"samples/{part:05d}.tar": tar_bytes(members)[0],
+            f"samples/{part:05d}.parquet": pa.Table.from_pylist(samples, SAMPLES),
+        }
+        table = pa.Table.from_pylist(source, SOURCE)
+        run.commit("source", part, "k", {f"source/{part:05d}.parquet": table}, {"rows": rows})
+        run.commit("acquire", part, "k", files, {})
+        conversations = pa.Table.from_pylist(said, CONVERSATIONS)
+        run.commit("instruct", part, "k", {f"conversations/{part:05d}.parquet": conversations}, {})
+    run.commit("select", WHOLE, "k", {"decisions.parquet": pa.Table.from_pylist(decisions, DECISIONS)}, {})
+    return run
+
+
+def make_model(folder: Path) -> ModelSettings:
+    """An untrained model: the packaged tower's shape, a Llama of two layers, a tokenizer of 320 tokens."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
+    tokenizer.train_from_iterator(["Which colour is it? Describe it. A field, all red green blue white."] * 3, trainer)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
+    config = {
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "tie_word_embeddings": True,
+    }
+    return ModelSettings.model_validate(
+        {"vision": {"pretrained": "none"}, "language": {"config": config, "tokenizer": str(folder)}}
+    )
+
+
+def feed_all(run: RunFolder, model: ModelSettings | None, feed: FeedSettings = FEED) -> ShardWork:
+    """Runs the feed stage over all parts."""
+    work = ShardWork(run, feed, model)
+    for part in run.parts():
+        work.process(part)
+    return work
