@@ -31,7 +31,8 @@ def describe(recipe: Recipe, out: Console) -> None:
     out.print(" -> ".join(graph), highlight=False, soft_wrap=True)
     size = rows * recipe.acquire.size**2 * _BYTES_PER_PIXEL / 1e9
     out.print(f"{rows:,} rows in {parts} parts of {recipe.source.rows_per_part:,}; "
-              f"at most {2 * size:.2f} GB of pictures (samples and shards)", highlight=False, soft_wrap=True)  # fmt: skip
+              f"at most {2 * size:.2f} GB of pictures (samples and shards)", highlight=False, soft_wrap=True,
+              )  # fmt: skip
     workers = recipe.ray.train_workers
     out.print(f"Ray: {recipe.ray.address or f'local, {recipe.ray.num_cpus} logical CPUs'}; {workers} training workers",
               highlight=False)  # fmt: skip

@@ -18,7 +18,8 @@ class Settings(BaseModel):
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> InputError:
     """Turns pydantic's first complaint into one line: file, key, what is wrong, what would be right."""
-    first = error.errors()[0]
+    # A misspelt key is often also a missing one: the misspelling says more.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     path = list(first["loc"])
     key = ".".join(str(part) for part in path)
     if first["type"] == "extra_forbidden":
@@ -30,7 +31,8 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Input
         return InputError(f"{where}: key '{key}' is missing")
     got = first.get("input")
     shown = f" (got {got!r})" if isinstance(got, str | int | float | bool) else ""
-    return InputError(f"{where}: '{key}': {first['msg']}{shown}")
+    said = first["msg"].removeprefix("Value error, ")
+    return InputError(f"{where}: '{key}': {said}{shown}" if key else f"{where}: {said}")
 
 
 def _keys_at(model: Any, path: list[int | str]) -> list[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from pydantic import Field, field_validator
 
+from schemas.errors import InputError
 from schemas.settings import Settings
 
 
@@ -44,7 +45,10 @@ class InstructSettings(Settings):
         from stages.instruct.kinds import find_kind
 
         for name, share in kinds.items():
-            find_kind(name)
+            try:
+                find_kind(name)
+            except InputError as error:
+                raise ValueError(str(error)) from error
             if not 0 <= share <= 1:
                 raise ValueError(f"the share of kind '{name}' must lie between 0 and 1, not {share}")
         return kinds

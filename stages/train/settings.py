@@ -56,7 +56,8 @@ class TrainStep(Settings):
                 raise ValueError(f"learn: the rate of '{part}' is negative")
         if not self.learned():
             raise ValueError("learn: no part has a rate above 0")
-        if self.objective == "contrastive" and {"accumulation", "packs_per_step"} & self.model_fields_set:
+        standard = {name: type(self).model_fields[name].default for name in ("accumulation", "packs_per_step")}
+        if self.objective == "contrastive" and any(getattr(self, name) != value for name, value in standard.items()):
             raise ValueError("a contrastive step's batch cannot be cut or joined: set `batch` alone")
         return self
 
