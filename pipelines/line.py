@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -232,16 +233,18 @@ def start_ray(recipe: Recipe) -> None:
 
     if ray.is_initialized():
         return
+    # Ray tells of its own affairs at every start; what goes wrong reaches us as an exception.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     settings = recipe.ray
     if settings.address:
-        ray.init(settings.address, log_to_driver=False, logging_level=logging.WARNING)
+        ray.init(settings.address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         ray.init(num_cpus=settings.num_cpus, include_dashboard=False, log_to_driver=False,
-                 logging_level=logging.WARNING, configure_logging=False)  # fmt: skip
+                 logging_level=logging.ERROR, configure_logging=False)  # fmt: skip
     context = ray.data.DataContext.get_current()
+    for name in ("ray", "ray.data", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     context.target_max_block_size = None  # a block is a part and stays whole
-    context.execution_options.preserve_order = False
-    logging.getLogger("ray").setLevel(logging.WARNING)
 
 
 def _stream(name: str, line: Line, places: list[Place]) -> None:

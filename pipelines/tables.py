@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from rich.console import Group
 from rich.table import Table
 
 from schemas.vocabulary import Reason
@@ -44,7 +45,7 @@ def loss_table(run: RunFolder) -> Table | None:
     return table
 
 
-def evaluation_table(run: RunFolder) -> Table | None:
+def evaluation_table(run: RunFolder) -> Group | None:
     """Accuracy by kind beside the blind baselines, and the margin with its interval; None before evaluation."""
     path = run.path("eval.json")
     if not path.exists():
@@ -52,15 +53,15 @@ def evaluation_table(run: RunFolder) -> Table | None:
     result = json.loads(path.read_text())
     low, high = result["interval"]
     best = result["best_baseline"]
-    table = Table(
-        title=f"Held-out questions: {result['questions']:,}", title_justify="left", box=None, pad_edge=False,
-        caption=f"the model is {100 * result['margin']:+.1f} points from the best blind baseline ({best}); "
-        f"95% bootstrap interval {100 * low:+.1f} to {100 * high:+.1f}", caption_justify="left",
-    )  # fmt: skip
+    table = Table(title=f"Held-out questions: {result['questions']:,}", title_justify="left", box=None, pad_edge=False)
     names = ["model", *(name for name in result["accuracy"] if name != "model")]
     for name in ("kind", *names):
         table.add_column(name, justify="left" if name == "kind" else "right")
     for kind, measured in sorted(result["kinds"].items()):
         table.add_row(kind, *(f"{100 * measured['accuracy'][name]:.1f}%" for name in names))
     table.add_row("all", *(f"{100 * result['accuracy'][name]:.1f}%" for name in names), style="bold")
-    return table
+    margin = (
+        f"the model is {100 * result['margin']:+.1f} points from the best blind baseline ({best}); "
+        f"95% bootstrap interval {100 * low:+.1f} to {100 * high:+.1f}"
+    )
+    return Group(table, margin)

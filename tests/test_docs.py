@@ -1,4 +1,4 @@
-"""The README and the docs are true: their commands exist, their recipes load, their code runs, their links lead somewhere."""
+"""The README and the docs are true: commands parse, recipes load, code runs, links lead somewhere."""
 
 from __future__ import annotations
 

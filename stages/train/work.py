@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +85,30 @@ class StepWork:
             SluiceError: the loss is not a number any more, the disk is full, or a shard cannot be read.
             InputError: the step does not fit the number of workers or the model.
         """
+        with self._alone(rank, world):
+            self._train(rank, world, torch.device(device))
+
+    @contextmanager
+    def _alone(self, rank: int, world: int) -> Iterator[None]:
+        """Waits until no other process trains this step: a killed driver's worker may live on for some seconds."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / ".lock", "w") as lock:
+            if rank == 0:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    log.warning("train %s: another process trains this step; waiting for its end", self.step.name)
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+            if world > 1:
+                distributed.barrier()
+            yield
+
+    def _train(self, rank: int, world: int, device: torch.device) -> None:
         step, key = self.step, self.key()
         plan = pq.read_table(self.run.path(plan_file(step.name)))
         pieces = PiecePlan(plan, step.global_packs, step.accumulation, rank, world, step.max_steps)
         make = self._contrastive if step.objective == "contrastive" else self._language
-        objective, collate, save = make(pieces, torch.device(device), rank, world)
+        objective, collate, save = make(pieces, device, rank, world)
         optimizer = make_optimizer(objective, step)
         checkpoints = CheckpointFolder(self.folder / "state", key)
         if rank == 0:
@@ -108,7 +129,6 @@ class StepWork:
         if lines is not None:
             lines.close()
             final = self.folder / ".final.tmp"
-            self.folder.mkdir(parents=True, exist_ok=True)
             save(final)
             counts = {"steps": progress.step, "packs": progress.packs}
             self.run.commit(STAGE, step.name, key, {final_file(step.name): final}, counts, version=VERSION)

@@ -126,7 +126,8 @@ except SluiceError as error:
 def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path: Path, world: Path) -> None:
     (tmp_path / "file").write_text("")
     told = runner.invoke(
-        app, ["run", str(_recipe(tmp_path, table=str(world / "urls.parquet"))), "--run-dir", str(tmp_path / "file" / "r")]
+        app,
+        ["run", str(_recipe(tmp_path, table=str(world / "urls.parquet"))), "--run-dir", str(tmp_path / "file" / "r")],
     )
     assert told.exit_code == 1 and "cannot write" in told.output
     recipe = str(_recipe(tmp_path, table=str(world / "urls.parquet")))

@@ -100,7 +100,11 @@ def test_every_setting_says_what_it_is() -> None:
     def undescribed(model: Any, path: str) -> list[str]:
         found = []
         for name, field in model.model_fields.items():
-            inner = [arg for arg in (field.annotation, *getattr(field.annotation, "__args__", ())) if hasattr(arg, "model_fields")]
+            inner = [
+                arg
+                for arg in (field.annotation, *getattr(field.annotation, "__args__", ()))
+                if hasattr(arg, "model_fields")
+            ]
             for part in inner:
                 found += undescribed(part, f"{path}{name}.")
             if not inner and not field.description:

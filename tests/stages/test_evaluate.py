@@ -1,10 +1,36 @@
 """Scores of held-out questions, beside blind baselines."""
 
+import json
+
 import numpy as np
 import pytest
+import torch
 
 from schemas.errors import InputError
-from stages.evaluate import Question, derange, majority_answers, normalize, score
+from stages.evaluate import (
+    EvaluateSettings,
+    Question,
+    derange,
+    evaluate,
+    evaluate_run,
+    held_out_questions,
+    majority_answers,
+    normalize,
+    score,
+)
+from stages.feed import PackReader, write_plan
+from stages.train.settings import TrainStep
+from stages.train.work import StepWork
+from tests.stages.feed.tiny_run import COLOURS, FEED, feed_all, make_model, make_run
+
+STEP = TrainStep(
+    name="both",
+    learn={"connector": 3e-3, "language": 3e-3},
+    kinds=["template"],
+    max_steps=2,
+    packs_per_step=2,
+    precision="fp32",
+)
 
 
 def questions(number):
@@ -63,3 +89,65 @@ def test_no_picture_stays_with_its_question():
     assert all(key != value for key, value in other.items())
     with pytest.raises(InputError, match="holdout"):
         derange(["one", "one"], 0)
+
+
+class Recipe:
+    """What evaluation reads of a recipe."""
+
+    def __init__(self, model, settings):
+        self.seed, self.model, self.train, self.evaluate = 1, model, [STEP], settings
+
+
+def colour_of(picture):
+    mean = np.asarray(picture, float).mean((0, 1))
+    return min(COLOURS, key=lambda name: np.abs(mean - COLOURS[name]).sum())
+
+
+def test_one_that_sees_is_right_and_the_same_one_without_its_picture_is_not(tmp_path):
+    model, run = make_model(tmp_path / "tokenizer"), make_run(tmp_path / "run", parts=4)
+    feed_all(run, model)
+
+    def ask(questions, pictures):
+        names = [colour_of(picture) for picture in pictures]
+        return [
+            f"{name}." if question == "Which colour?" else "Yes" if name == "red" else "No"
+            for question, name in zip(questions, names, strict=True)
+        ]
+
+    result = evaluate(run, ask, EvaluateSettings(kinds=["colour", "red"], resamples=200), seed=1)
+    accuracy = result["accuracy"]
+    assert result["questions"] == 16
+    assert accuracy["model"] == 1
+    assert all(example["right"] for example in result["examples"])
+    assert result["majority"]["red"] == "no"
+    assert result["kinds"]["colour"]["accuracy"]["shuffled"] <= 0.5
+    assert max(accuracy["blank"], accuracy["shuffled"], accuracy["majority"]) < 1
+    again = evaluate(run, ask, EvaluateSettings(kinds=["colour", "red"], resamples=200, questions=5), seed=1)
+    assert again["questions"] == 5
+
+
+def test_the_trained_model_is_asked_once(tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    model, run = make_model(tmp_path / "tokenizer"), make_run(tmp_path / "run")
+    feed_all(run, model)
+    write_plan(run, STEP, FEED, seed=1)
+    StepWork(run, model, [STEP], 1).train()
+    settings = EvaluateSettings(kinds=["colour", "red"], resamples=200)
+    counts = evaluate_run(run, Recipe(model, settings))
+    result = json.loads(run.path("eval.json").read_text())
+    assert counts["questions"] == result["questions"] == len(result["examples"]) == 8
+    assert counts["margin"] == pytest.approx(counts["model"] - counts[counts["best_baseline"]])
+    assert counts["interval_low"] <= counts["margin"] <= counts["interval_high"]
+    assert set(result["accuracy"]) == {"model", "majority", "blank", "shuffled"}
+    held_out = set(PackReader(run, ["val"]).sample_ids)
+    assert {example["sample_id"] for example in result["examples"]} <= held_out
+
+    monkeypatch.setattr("stages.evaluate.evaluate", None)  # asking again would fail
+    assert evaluate_run(run, Recipe(model, settings)) == counts
+
+
+def test_a_kind_that_nobody_was_asked_is_named(tmp_path):
+    run = make_run(tmp_path)
+    feed_all(run, None)
+    with pytest.raises(InputError, match=r"evaluate.kinds: no held-out question of the kinds poem"):
+        held_out_questions(PackReader(run, ["val"]), ["poem"], 10, 0)
