@@ -181,7 +181,7 @@ def build_model(settings: ModelSettings, seed: int) -> tuple[VisionLanguageModel
 
 
 @torch.no_grad()
-def _match_scale(vision: VisionTower, connector: nn.Module, embeddings: nn.Module) -> None:
+def _match_scale(vision: VisionTower, connector: nn.Module, embeddings: nn.Embedding) -> None:
     """Scales a fresh connector's last layer so that pictures enter as large as words do.
 
     A tower's features are not normalized. Embeddings many times larger than those of words pass a language model's

@@ -74,7 +74,8 @@ def test_a_killed_driver_goes_on_and_ends_with_the_same_weights(tmp_path):
     while driver.poll() is None and not list(states.glob("0*/state.json")):
         time.sleep(0.01)
     driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    assert driver.wait() == -signal.SIGKILL
+    assert not StepWork(killed, model, STEPS, 1).done()
     seen = []
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, configure_logging=False)
     try:
