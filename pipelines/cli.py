@@ -122,10 +122,12 @@ def serve(
 
     Example: `sluice serve data/world --port 8765`
     """
+    from stages.sample.server import make_app
     from stages.sample.server import serve as serve_world
 
+    world = make_app(folder)
     out.print(f"serving {folder} on http://127.0.0.1:{port} (Ctrl-C ends it)")
-    serve_world(folder, port=port)
+    serve_world(world, port=port)
 
 
 @command

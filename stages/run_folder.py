@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class RunFolder:
     root: Path
 
     def __post_init__(self) -> None:
-        if "://" in str(self.root):
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(self.root)):  # a Path has lost the second slash
             raise InputError(f"run folder {self.root}: only local folders can hold a run in this version")
         object.__setattr__(self, "root", Path(self.root).absolute())
 

@@ -62,13 +62,12 @@ async def _drip(request: web.Request, data: bytes, endless: bool) -> web.StreamR
     return response
 
 
-def serve(folder: Path, host: str = "127.0.0.1", port: int = 8765) -> None:
-    """Serves until it is interrupted.
+def serve(app: web.Application, host: str = "127.0.0.1", port: int = 8765) -> None:
+    """Serves what `make_app` built until it is interrupted.
 
     Raises:
-        InputError: the port is taken, or `folder` holds no world.
+        InputError: the port is taken.
     """
-    app = make_app(folder)
     try:
         web.run_app(app, host=host, port=port, print=None, access_log=None)
     except OSError as error:

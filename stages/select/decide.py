@@ -193,7 +193,7 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
 def _splits(ids: list[str], holdout: float, seed: int) -> np.ndarray:
     """True where a sample goes to `val`. Ids are hashes; splitmix64 (Steele et al. 2014) mixes the seed in."""
     mixed = np.frombuffer(bytes.fromhex("".join(name[:16] for name in ids)), ">u8").astype(np.uint64)
-    mixed = mixed + np.uint64(seed % (1 << 64)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = mixed + np.uint64(seed * 0x9E3779B97F4A7C15 % (1 << 64))
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     mixed ^= mixed >> np.uint64(31)
