@@ -46,7 +46,8 @@ def acquire(line: Line) -> Counts:
 
     run, recipe, retry = line.run, line.recipe, line.retry_failed
     places = [
-        Place(lambda: AcquireWork(run, recipe.acquire, retry), num_cpus=0.5, actors=recipe.acquire.actors),
+        Place(lambda: AcquireWork(run, recipe.acquire, retry), num_cpus=0.5, actors=recipe.acquire.actors,
+              parts_at_once=recipe.acquire.parts_at_once),
         Place(lambda: EmbedWork(run, recipe.select.clip), num_cpus=1, actors=recipe.select.clip.actors,
               num_gpus=_gpu_share()),
     ]  # fmt: skip

@@ -83,12 +83,14 @@ class Place:
         num_cpus: logical CPUs an actor holds. Stages in one chain need different values, or Ray fuses them.
         actors: how many actors.
         num_gpus: GPUs an actor holds.
+        parts_at_once: parts that an actor has under way at the same time, each in a thread of its own.
     """
 
     make: Callable[[], PartWork]
     num_cpus: float
     actors: int = 1
     num_gpus: float = 0
+    parts_at_once: int = 1
 
 
 class _Actor:
@@ -128,7 +130,11 @@ def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
             fn_constructor_args=(place.make,),
             batch_size=1 if index == 0 else None,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(place.actors, len(parts))),
+            compute=ray.data.ActorPoolStrategy(
+                size=min(place.actors, len(parts)),
+                enable_true_multi_threading=place.parts_at_once > 1,
+                max_concurrent_calls_per_actor=place.parts_at_once,
+            ),
             **options,
         )
     for batch in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):

@@ -17,6 +17,7 @@ _PATIENCE = {
     "connect_timeout_s",
     "contact",
     "deadline_s",
+    "parts_at_once",
     "per_host",
     "read_timeout_s",
     "retries",
@@ -27,10 +28,16 @@ _PRINTABLE = r"^[\x20-\x7e]+$"
 class AcquireSettings(Settings):
     """How pictures are asked for, what is refused, and in which form they are stored."""
 
+    engine: Literal["aiohttp", "img2dataset"] = Field(
+        "aiohttp", description="what downloads; img2dataset drives that library under the same rules, to compare"
+    )
     size: int = Field(336, ge=16, le=8192, description="longest side of a stored picture, pixels; none is enlarged")
     resize: Literal["keep_ratio", "no"] = Field("keep_ratio", description="'no' stores pictures at their full size")
     jpeg_quality: int = Field(95, ge=1, le=100, description="of pictures that are encoded again")
     actors: int = Field(2, ge=1, description="download actors, each with its own connections")
+    parts_at_once: int = Field(
+        2, ge=1, le=16, description="parts under way at once, per actor, so that slow rows hold up no others"
+    )
     concurrency: int = Field(256, ge=1, le=4096, description="rows asked for at the same time, per actor")
     per_host: int = Field(8, ge=1, description="requests to one host at the same time, per actor")
     connect_timeout_s: float = Field(10, gt=0, description="time for one connection to open, seconds")

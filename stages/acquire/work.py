@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
+import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -15,8 +13,7 @@ import pyarrow as pa
 from schemas.errors import SluiceError
 from schemas.tables import SAMPLES
 from schemas.vocabulary import Reason
-from stages.acquire.decode import Picture, Refused, decode
-from stages.acquire.fetch import Fetcher
+from stages.acquire.engine import Engine, make_engine
 from stages.acquire.settings import AcquireSettings
 from stages.graph import PartOutput, PartWork
 from stages.run_folder import RunFolder
@@ -24,8 +21,6 @@ from stages.tar import read_members, tar_bytes
 
 #: Rows a part may hold: the place in the part has four digits of the key.
 MOST_ROWS = 10_000
-_DNS_THREADS = 32
-_DECODE_THREADS = 4
 #: Reasons that img2dataset counts as a failure to resize; all others are failures to download.
 _DECODE_REASONS = {
     Reason.NOT_A_PICTURE,
@@ -69,6 +64,8 @@ class AcquireWork(PartWork):
         super().__init__(run)
         self._settings = settings
         self._retry_failed = retry_failed
+        self._engine: Engine | None = None
+        self._making = threading.Lock()
 
     def settings(self) -> dict[str, Any]:
         return self._settings.content()
@@ -87,6 +84,19 @@ class AcquireWork(PartWork):
 
     def compute(self, part: int) -> PartOutput:
         return self._acquire(part, {})
+
+    @property
+    def engine(self) -> Engine:
+        """What downloads; made when the first part needs it, and shared by all parts that are under way."""
+        with self._making:
+            if self._engine is None:
+                self._engine = make_engine(self._settings)
+        return self._engine
+
+    def close(self) -> None:
+        """Ends the engine's threads and connections."""
+        if self._engine is not None:
+            self._engine.close()
 
     def _must_retry(self, part: int) -> bool:
         counts = (self.run.manifest(self.stage, part) or {"counts": {}})["counts"]
@@ -110,7 +120,7 @@ class AcquireWork(PartWork):
         pictures = {key: picture for key, (_, picture) in settled.items() if picture is not None}
         rows.update((key, row) for key, (row, _) in settled.items())
         wanted = [key for key, row in rows.items() if key not in settled and row["reason"] is None]
-        outcomes = asyncio.run(acquire([rows[key]["url"] for key in wanted], self._settings))
+        outcomes = self.engine.acquire([rows[key]["url"] for key in wanted]) if wanted else []
         for key, (found, picture) in zip(wanted, outcomes, strict=True):
             rows[key].update(found)
             if picture is not None:
@@ -118,55 +128,6 @@ class AcquireWork(PartWork):
         for row in rows.values():
             row["status"] = _status(row["reason"])
         return _output(part, list(rows.values()), pictures)
-
-
-async def acquire(urls: Sequence[str], settings: AcquireSettings) -> list[tuple[Row, bytes | None]]:
-    """Fetches and decodes `urls`: for each, in their order, columns of `SAMPLES` and the picture as JPEG, if any."""
-    loop = asyncio.get_running_loop()
-    loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS, "dns"))
-    in_flight = asyncio.Semaphore(settings.concurrency)
-    decoders = ThreadPoolExecutor(min(_DECODE_THREADS, os.cpu_count() or 1), "decode")
-    outcomes: dict[int, tuple[Row, bytes | None]] = {}
-    with decoders:
-        async with Fetcher(settings) as fetcher, asyncio.TaskGroup() as tasks:
-
-            async def one(index: int) -> None:
-                async with in_flight:
-                    fetched = await fetcher.fetch(urls[index])
-                    found: Row = {"http_status": fetched.http_status, "reason": fetched.reason}
-                    found["error_message"] = fetched.message
-                    picture = None
-                    if fetched.body is not None:
-                        decoded = await loop.run_in_executor(decoders, decode, fetched.body, settings)
-                        picture = decoded.jpeg if isinstance(decoded, Picture) else None
-                        found |= _columns(decoded)
-                    outcomes[index] = found, picture
-
-            for index in _by_turns(urls):
-                tasks.create_task(one(index))
-    return [outcomes[index] for index in range(len(urls))]
-
-
-def _by_turns(urls: Sequence[str]) -> list[int]:
-    """Places of `urls`, the hosts taking turns, so that one slow host does not fill all that is in flight."""
-    seen: Counter[str] = Counter()
-    turns: list[tuple[int, int]] = []
-    for index, url in enumerate(urls):
-        host = url.partition("//")[2].partition("/")[0].lower()
-        turns.append((seen[host], index))
-        seen[host] += 1
-    return [index for _, index in sorted(turns)]
-
-
-def _columns(decoded: Picture | Refused) -> Row:
-    columns: Row = {
-        "sha256": decoded.sha256,
-        "original_width": decoded.original_width,
-        "original_height": decoded.original_height,
-    }
-    if isinstance(decoded, Refused):
-        return columns | {"reason": decoded.reason, "error_message": decoded.message}
-    return columns | {"width": decoded.width, "height": decoded.height, "phash": decoded.phash}
 
 
 def _output(part: int, rows: list[Row], pictures: Mapping[str, bytes]) -> PartOutput:

@@ -12,8 +12,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 from schemas.vocabulary import Reason
 from stages.acquire import AcquireSettings
+from stages.acquire.engine import Outcome, make_engine
 from stages.acquire.fetch import Fetched, Fetcher, opts_out
-from stages.acquire.work import acquire
 from tests.stages.acquire.hostile_server import Server, answer, drip, moved
 
 EXPECTED: dict[str, tuple[Reason | None, int | None]] = {
@@ -68,9 +68,17 @@ def fetch(url: str, settings: AcquireSettings) -> Fetched:
     return asyncio.run(once())
 
 
+def acquire(urls: list[str], settings: AcquireSettings) -> list[Outcome]:
+    engine = make_engine(settings)
+    try:
+        return engine.acquire(urls)
+    finally:
+        engine.close()
+
+
 def test_every_behaviour_has_its_reason(hostile: Server, settings: AcquireSettings) -> None:
     hostile.asked.clear()
-    outcomes = asyncio.run(acquire([hostile.url(path) for path in EXPECTED], settings))
+    outcomes = acquire([hostile.url(path) for path in EXPECTED], settings)
     found = {path: (row["reason"], row["http_status"]) for path, (row, _) in zip(EXPECTED, outcomes, strict=True)}
     assert found == EXPECTED
     for row, picture in outcomes:
@@ -210,7 +218,7 @@ def test_per_host_is_kept(good_jpeg: bytes, settings: AcquireSettings) -> None:
     server = Server({f"/{number}.jpg": unhurried for number in range(40)})
     try:
         urls = [server.url(path) for path in server.routes]
-        outcomes = asyncio.run(acquire(urls, settings.model_copy(update={"per_host": 3, "respect_robots": False})))
+        outcomes = acquire(urls, settings.model_copy(update={"per_host": 3, "respect_robots": False}))
         assert all(row["reason"] is None for row, _ in outcomes)
         assert server.most_at_once <= 3
     finally:
