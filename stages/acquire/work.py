@@ -15,7 +15,7 @@ from schemas.tables import SAMPLES
 from schemas.vocabulary import Reason
 from stages.acquire.engine import Engine, make_engine
 from stages.acquire.settings import AcquireSettings
-from stages.graph import PartOutput, PartWork
+from stages.graph import PartOutput, PartWork, Place
 from stages.run_folder import RunFolder
 from stages.tar import read_members, tar_bytes
 
@@ -128,6 +128,16 @@ class AcquireWork(PartWork):
         for row in rows.values():
             row["status"] = _status(row["reason"])
         return _output(part, list(rows.values()), pictures)
+
+
+def acquire_place(run: RunFolder, settings: AcquireSettings, retry_failed: bool = False) -> Place:
+    """The stage's place in the graph. Its actors wait more than they compute, so they hold half a CPU each."""
+    return Place(
+        lambda: AcquireWork(run, settings, retry_failed),
+        num_cpus=0.5,
+        actors=settings.actors,
+        parts_at_once=settings.parts_at_once,
+    )
 
 
 def _output(part: int, rows: list[Row], pictures: Mapping[str, bytes]) -> PartOutput:
