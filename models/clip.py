@@ -7,8 +7,11 @@ import models.compat  # noqa: F401
 # isort: split
 import difflib
 import io
+import os
 import pickle
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +35,9 @@ WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 #: How a picture is fitted to the model's square: squashed; scaled by its shorter side and cropped; padded.
 ResizeMode = Literal["squash", "shortest", "longest"]
 _RESIZE_MODE: dict[str, ResizeMode] = {PACKAGED_MODEL: "squash"}
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+#: Batches that are made ready while the model is at work.
+_BATCHES_AHEAD = 2
 
 if PACKAGED_MODEL not in open_clip.list_models():
     open_clip.add_model_config(WEIGHTS_FOLDER)
@@ -49,7 +55,10 @@ class ClipSettings(Settings):
         default=None, description="how pictures become square; the model's own where null"
     )
     batch_size: int = Field(default=128, ge=1, description="pictures in one forward pass")
-    precision: Literal["fp32", "bf16"] = Field(default="fp32", description="bf16 runs matrix products in bfloat16")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        default="fp32", description="bf16 and fp16 run matrix products in that type; fp16 is for GPUs"
+    )
+    compile: bool = Field(default=False, description="torch.compile the model; pays on a GPU in long runs")
     actors: int = Field(default=1, ge=1, description="processes that embed, each with its own copy of the model")
 
     def weights_digest(self) -> str | None:
@@ -92,8 +101,14 @@ class ClipModel:
         return self._encode(self.model.encode_text, lambda batch: self.tokenizer(list(batch)), texts, batch_size)
 
     def _prepare(self, pictures: Sequence[bytes | Image.Image]) -> torch.Tensor:
-        opened = [Image.open(io.BytesIO(item)) if isinstance(item, bytes) else item for item in pictures]
-        return torch.stack([self.preprocess(picture.convert("RGB")) for picture in opened])
+        if self.device.type == "cpu":  # the cores are the model's
+            return torch.stack([self._prepare_one(picture) for picture in pictures])
+        with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "decode") as threads:
+            return torch.stack(list(threads.map(self._prepare_one, pictures))).pin_memory()
+
+    def _prepare_one(self, picture: bytes | Image.Image) -> torch.Tensor:
+        opened = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
+        return self.preprocess(opened.convert("RGB"))
 
     @torch.inference_mode()
     def _encode(
@@ -103,14 +118,20 @@ class ClipModel:
         items: Sequence[Any],
         batch_size: int,
     ) -> np.ndarray:
-        vectors = np.empty((len(items), self.dim), np.float32)
-        for start in range(0, len(items), batch_size):
-            batch = prepare(items[start : start + batch_size]).to(self.device)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-                encoded = encode(batch)
-            encoded = torch.nn.functional.normalize(encoded.float(), dim=-1)
-            vectors[start : start + batch_size] = encoded.cpu().numpy()
-        return vectors
+        """Encodes batch by batch, while the batches after are made ready beside it."""
+        vectors = torch.empty((len(items), self.dim))
+        starts = range(0, len(items), batch_size)
+        with ThreadPoolExecutor(1, "ahead") as ahead:
+            ready = deque(ahead.submit(prepare, items[at : at + batch_size]) for at in starts[:_BATCHES_AHEAD])
+            for index, start in enumerate(starts):
+                batch = ready.popleft().result().to(self.device, non_blocking=True)
+                for at in starts[index + _BATCHES_AHEAD : index + _BATCHES_AHEAD + 1]:
+                    ready.append(ahead.submit(prepare, items[at : at + batch_size]))
+                type_ = _AUTOCAST.get(self.precision)
+                with torch.autocast(self.device.type, type_, enabled=type_ is not None):
+                    encoded = encode(batch)
+                vectors[start : start + batch_size] = torch.nn.functional.normalize(encoded.float(), dim=-1)
+        return vectors.numpy()
 
 
 def load_clip(
@@ -120,6 +141,7 @@ def load_clip(
     *,
     resize_mode: ResizeMode | None = None,
     precision: str = "fp32",
+    compile: bool = False,
     seed: int = 0,
 ) -> ClipModel:
     """Loads any OpenCLIP model.
@@ -128,6 +150,7 @@ def load_clip(
         model: an OpenCLIP model name, or `local-dir:FOLDER` or `hf-hub:NAME`, which bring their own weights.
         pretrained: an OpenCLIP tag, a weights file, `packaged`, or `none` for fresh weights drawn from `seed`.
         resize_mode: how pictures become square; None keeps what the weights were trained with.
+        compile: hand the encoders to torch.compile; the first batch then takes minutes.
 
     Raises:
         InputError: the model, tag or file is not known, or the file does not fit the model.
@@ -157,6 +180,9 @@ def load_clip(
         if path is not None or model.startswith("local-dir:"):
             raise InputError(f"clip: {path or model} does not hold weights of {model}: {cause}") from error
         raise SluiceError(f"clip: cannot load {model} ({pretrained}): {cause}; is the model hub reachable?") from error
+    if compile:
+        network.encode_image = torch.compile(network.encode_image)
+        network.encode_text = torch.compile(network.encode_text)
     preprocessing = PreprocessCfg(**network.visual.preprocess_cfg)
     size = preprocessing.size
     return ClipModel(

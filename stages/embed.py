@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 import torch
 
 from models.clip import ClipModel, ClipSettings, load_clip
+from models.compat import use_cores
 from schemas.errors import SluiceError
 from schemas.tables import vectors as vectors_schema
 from stages.graph import PartOutput, PartWork
@@ -55,9 +56,9 @@ class EmbedWork(PartWork):
     @cached_property
     def _model(self) -> ClipModel:
         clip = self.clip
-        return load_clip(
-            clip.model, clip.pretrained, self.device, resize_mode=clip.resize_mode, precision=clip.precision
-        )
+        use_cores()
+        options = clip.model_dump(include={"resize_mode", "precision", "compile"})
+        return load_clip(clip.model, clip.pretrained, self.device, **options)
 
 
 def embed(model: ClipModel, pictures: list[bytes], samples: pa.Table, batch_size: int) -> pa.Table:

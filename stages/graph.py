@@ -97,9 +97,6 @@ class _Actor:
     """Runs a `PartWork` on blocks that each name one part. Stays alive and keeps its models over many parts."""
 
     def __init__(self, make: Callable[[], PartWork]) -> None:
-        from models.compat import use_cores
-
-        use_cores()
         self.work = make()
 
     def __call__(self, block: pa.Table) -> pa.Table:
