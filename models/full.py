@@ -162,8 +162,11 @@ class VisionLanguageModel(nn.Module):
         )
 
 
-def build_model(settings: ModelSettings, seed: int) -> tuple[VisionLanguageModel, Any]:
+def build_model(settings: ModelSettings, seed: int, trained: bool = False) -> tuple[VisionLanguageModel, Any]:
     """The model with its pretrained parts, what is new drawn from `seed`, in eval mode; and its tokenizer.
+
+    Args:
+        trained: a trained connector is put in next, so the fresh one need not fit the language model.
 
     Raises:
         InputError: a part cannot be loaded.
@@ -174,7 +177,8 @@ def build_model(settings: ModelSettings, seed: int) -> tuple[VisionLanguageModel
         torch.manual_seed(seed)
         embeddings = language.get_input_embeddings()
         connector = connector_class(settings.connector)(vision.width, embeddings.embedding_dim)
-        _match_scale(vision, connector, embeddings)
+        if not trained:
+            _match_scale(vision, connector, embeddings)
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
     model = VisionLanguageModel(vision, connector, language, image_token_id)
     return model.to(settings.language.dtype).eval(), tokenizer

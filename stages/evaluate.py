@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from models.answer import answer
 from models.full import ModelSettings, build_model
@@ -21,6 +21,7 @@ from schemas.conversation import Turn
 from schemas.errors import InputError
 from schemas.settings import Settings
 from stages.feed.reader import PackReader
+from stages.instruct.kinds import exact_kinds
 from stages.run_folder import WHOLE, RunFolder, work_key
 from stages.train.settings import TrainStep
 from stages.train.weights import load_trained, trained_digests
@@ -39,13 +40,19 @@ class EvaluateSettings(Settings):
 
     questions: int = Field(1000, ge=1, description="most questions, drawn at random from the held-out ones")
     kinds: list[str] = Field(
-        default_factory=lambda: ["count", "presence", "position"],
-        min_length=1,
-        description="kinds of turn that are asked; their answers must be exact",
+        default_factory=exact_kinds, min_length=1, description="kinds of turn that are asked; their answers are exact"
     )
     max_new_tokens: int = Field(12, ge=1, description="longest answer, tokens")
     batch_size: int = Field(32, ge=1, description="questions asked at once")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples for the 95 % interval")
+
+    @field_validator("kinds")
+    @classmethod
+    def _exact(cls, kinds: list[str]) -> list[str]:
+        for name in kinds:
+            if name not in exact_kinds():
+                raise ValueError(f"'{name}' has no exact answers; kinds that have: {', '.join(exact_kinds())}")
+        return kinds
 
 
 @dataclass(frozen=True)
@@ -221,7 +228,7 @@ def evaluate_run(run: RunFolder, recipe: EvaluateRecipe) -> dict[str, Any]:
 
 def _trained_answer(run: RunFolder, recipe: EvaluateRecipe, settings: EvaluateSettings) -> Answer:
     assert recipe.model is not None
-    model, tokenizer = build_model(recipe.model, recipe.seed)
+    model, tokenizer = build_model(recipe.model, recipe.seed, trained=True)
     load_trained(model, run, [step.name for step in recipe.train])
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 

@@ -47,17 +47,19 @@ def tower_name(tmp_path_factory: pytest.TempPathFactory) -> str:
     return path.stem
 
 
-def make_tokenizer(folder: Path, template: str | None) -> Path:
-    """A byte-level BPE of a few hundred tokens, written to `folder`."""
+def make_tokenizer(
+    folder: Path,
+    template: str | None,
+    text: str = "system user assistant How many cats are in the picture? There are two.",
+) -> Path:
+    """A byte-level BPE of 320 tokens, learned from `text`, written to `folder`."""
     tokenizer = Tokenizer(BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     specials = ["<|im_start|>", "<|im_end|>"] if template else ["<|endoftext|>"]
     trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=specials, initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(
-        ["system user assistant How many cats are in the picture? There are two."] * 3, trainer
-    )
+    tokenizer.train_from_iterator([text] * 3, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=specials[-1])
     fast.chat_template = template
     fast.save_pretrained(folder)

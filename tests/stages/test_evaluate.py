@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from schemas.errors import InputError
 from stages.evaluate import (
@@ -31,6 +32,10 @@ STEP = TrainStep(
     packs_per_step=2,
     precision="fp32",
 )
+
+
+# Kinds of the miniature, which no recipe could name.
+SETTINGS = EvaluateSettings(resamples=200).model_copy(update={"kinds": ["colour", "red"]})
 
 
 def questions(number):
@@ -114,7 +119,7 @@ def test_one_that_sees_is_right_and_the_same_one_without_its_picture_is_not(tmp_
             for question, name in zip(questions, names, strict=True)
         ]
 
-    result = evaluate(run, ask, EvaluateSettings(kinds=["colour", "red"], resamples=200), seed=1)
+    result = evaluate(run, ask, SETTINGS, seed=1)
     accuracy = result["accuracy"]
     assert result["questions"] == 16
     assert accuracy["model"] == 1
@@ -122,7 +127,7 @@ def test_one_that_sees_is_right_and_the_same_one_without_its_picture_is_not(tmp_
     assert result["majority"]["red"] == "no"
     assert result["kinds"]["colour"]["accuracy"]["shuffled"] <= 0.5
     assert max(accuracy["blank"], accuracy["shuffled"], accuracy["majority"]) < 1
-    again = evaluate(run, ask, EvaluateSettings(kinds=["colour", "red"], resamples=200, questions=5), seed=1)
+    again = evaluate(run, ask, SETTINGS.model_copy(update={"questions": 5}), seed=1)
     assert again["questions"] == 5
 
 
@@ -132,7 +137,7 @@ def test_the_trained_model_is_asked_once(tmp_path, monkeypatch):
     feed_all(run, model)
     write_plan(run, STEP, FEED, seed=1)
     StepWork(run, model, [STEP], 1).train()
-    settings = EvaluateSettings(kinds=["colour", "red"], resamples=200)
+    settings = SETTINGS
     counts = evaluate_run(run, Recipe(model, settings))
     result = json.loads(run.path("eval.json").read_text())
     assert counts["questions"] == result["questions"] == len(result["examples"]) == 8
@@ -151,3 +156,9 @@ def test_a_kind_that_nobody_was_asked_is_named(tmp_path):
     feed_all(run, None)
     with pytest.raises(InputError, match=r"evaluate.kinds: no held-out question of the kinds poem"):
         held_out_questions(PackReader(run, ["val"]), ["poem"], 10, 0)
+
+
+def test_only_kinds_with_exact_answers_can_be_asked():
+    assert EvaluateSettings().kinds == ["count", "position", "presence"]
+    with pytest.raises(ValidationError, match="'caption' has no exact answers; kinds that have: count, position"):
+        EvaluateSettings(kinds=["caption"])

@@ -13,12 +13,17 @@ from importlib import import_module
 from schemas.errors import InputError
 from stages.instruct.kinds.base import EndpointKind, Kind, Rejected, TemplateKind
 
-__all__ = ["EndpointKind", "Kind", "Rejected", "TemplateKind", "find_kind", "kind_names"]
+__all__ = ["EndpointKind", "Kind", "Rejected", "TemplateKind", "exact_kinds", "find_kind", "kind_names"]
 
 
 def kind_names() -> list[str]:
     """Names that a recipe can use under `instruct.kinds`."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+
+
+def exact_kinds() -> list[str]:
+    """Names of the kinds whose answers can be compared word for word."""
+    return [name for name in kind_names() if find_kind(name).exact]
 
 
 def find_kind(name: str) -> type[Kind]:

@@ -8,9 +8,6 @@ from typing import Any
 
 import pyarrow as pa
 from PIL import Image
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
-from tokenizers.models import BPE
-from transformers import PreTrainedTokenizerFast
 
 from models.full import ModelSettings
 from schemas.conversation import Conversation, Turn
@@ -19,6 +16,7 @@ from schemas.tables import CONVERSATIONS, DECISIONS, SAMPLES, SOURCE
 from stages.feed import FeedSettings, ShardWork
 from stages.run_folder import WHOLE, RunFolder
 from stages.tar import tar_bytes
+from tests.models.conftest import make_tokenizer
 
 COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (40, 50, 210), "white": (240, 240, 240)}
 FEED = FeedSettings(tokens_per_pack=512, pictures_per_pack=8)
@@ -85,14 +83,7 @@ def make_run(root: Path, parts: int = 2, rows: int = 12, long_row: int | None = 
 
 def make_model(folder: Path) -> ModelSettings:
     """An untrained model: the packaged tower's shape, a Llama of two layers, a tokenizer of 320 tokens."""
-    tokenizer = Tokenizer(BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator(["Which colour is it? Describe it. A field, all red green blue white."] * 3, trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
+    make_tokenizer(folder, None, "Which colour is it? Describe it. A field, all red green blue white.")
     config = {
         "model_type": "llama",
         "hidden_size": 64,
