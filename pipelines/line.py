@@ -15,7 +15,8 @@ from pipelines.recipe import Recipe, to_yaml
 from schemas.errors import InputError
 from schemas.vocabulary import Stage
 from stages.graph import PartWork, Place, count_over_parts, run_parts
-from stages.run_folder import WHOLE, RunFolder, work_key, write_atomically
+from stages.run_folder import WHOLE, RunFolder, work_key
+from stages.store import local_folder, read_parquet, write_atomically
 
 log = logging.getLogger("sluice")
 
@@ -41,13 +42,12 @@ def source(line: Line) -> Counts:
 
 def acquire(line: Line) -> Counts:
     """Downloads, decodes and resizes, and embeds with CLIP while the next part downloads."""
-    from stages.acquire import AcquireWork
+    from stages.acquire import acquire_place
     from stages.embed import EmbedWork
 
     run, recipe, retry = line.run, line.recipe, line.retry_failed
     places = [
-        Place(lambda: AcquireWork(run, recipe.acquire, retry), num_cpus=0.5, actors=recipe.acquire.actors,
-              parts_at_once=recipe.acquire.parts_at_once),
+        acquire_place(run, recipe.acquire, retry),
         Place(lambda: EmbedWork(run, recipe.select.clip), num_cpus=1, actors=recipe.select.clip.actors,
               num_gpus=_gpu_share()),
     ]  # fmt: skip
@@ -127,8 +127,9 @@ def export(line: Line) -> Counts:
     if not run.is_done(Stage.EXPORT, WHOLE, key) or not run.path("model", "config.json").exists():
         model, tokenizer = build_model(recipe.model, recipe.seed)
         load_trained(model, run, steps)
-        export_llava(model, tokenizer, recipe.model, run.path("model"))
-        size = sum(file.stat().st_size for file in run.path("model").iterdir())
+        with local_folder(run.path("model"), last="config.json") as folder:
+            export_llava(model, tokenizer, recipe.model, folder)
+            size = sum(file.stat().st_size for file in folder.iterdir())
         run.commit(Stage.EXPORT, WHOLE, key, {}, {"bytes": size})
     return (run.manifest(Stage.EXPORT, WHOLE) or {})["counts"]
 
@@ -219,11 +220,9 @@ def export_llava_json(run: RunFolder) -> Any:
 
 def _keys(run: RunFolder) -> dict[str, str]:
     """sample_id -> key, for every sample in a training shard."""
-    import pyarrow.parquet as pq
-
     found: dict[str, str] = {}
     for path in sorted(run.path("shards").glob("train-*.index.parquet")):
-        table = pq.read_table(path, columns=["sample_id", "key"])
+        table = read_parquet(path, columns=["sample_id", "key"])
         found.update(zip(table["sample_id"].to_pylist(), table["key"].to_pylist(), strict=True))
     return found
 
@@ -252,9 +251,11 @@ def _stream(name: str, line: Line, places: list[Place]) -> None:
     """Sends the parts that are not done through `places`, with progress in rows."""
     run = line.run
     parts = run.parts()
-    rows = {part: (run.manifest("source", part) or {"counts": {"rows": 0}})["counts"]["rows"] for part in parts}
+    manifests = run.map(lambda part: run.manifest("source", part) or {"counts": {"rows": 0}}, parts)
+    rows = {part: found["counts"]["rows"] for part, found in zip(parts, manifests, strict=True)}
     works: list[PartWork] = [place.make() for place in places]
-    waiting = [part for part in parts if not all(work.done(part) for work in works)]
+    done = run.map(lambda part: all(work.done(part) for work in works), parts)
+    waiting = [part for part, finished in zip(parts, done, strict=True) if not finished]
     with meter(name, sum(rows.values()), "rows") as progress:
         progress.skip(sum(rows[part] for part in parts if part not in waiting))
         if waiting:

@@ -18,7 +18,7 @@ log = logging.getLogger("sluice")
 
 
 def run_recipe(
-    recipe: Recipe, folder: Path, until: str | None = None, retry_failed: bool = False, out: Console | None = None
+    recipe: Recipe, folder: Path | str, until: str | None = None, retry_failed: bool = False, out: Console | None = None
 ) -> None:
     """Runs `recipe` into `folder` as a Prefect flow, and prints what came of it.
 
@@ -50,8 +50,8 @@ def print_results(run: RunFolder, out: Console) -> None:
 
 
 def example_question(run: RunFolder) -> str | None:
-    """A `sluice ask` line about a held-out picture, to be pasted; None before the model is exported."""
-    if not run.path("model", "config.json").exists():
+    """A `sluice ask` line about a held-out picture, to be pasted; None before the model is on this machine's disk."""
+    if not run.is_local or not run.path("model", "config.json").exists():
         return None
     from stages.tar import read_members
 

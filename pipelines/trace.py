@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipelines.recipe import Recipe, load_recipe
 from schemas.errors import InputError
 from schemas.vocabulary import Reason
 from stages.run_folder import RunFolder
+from stages.store import arrow_place, read_parquet
 
 
 def show_trace(run: RunFolder, key: str, out: Console) -> None:
@@ -24,7 +24,7 @@ def show_trace(run: RunFolder, key: str, out: Console) -> None:
     """
     if not any(run.path("ledger").glob("*.parquet")):
         raise InputError(f"{run.root} has no ledger yet: `sluice run` writes it after the data stages")
-    data = ds.dataset(run.path("ledger"))
+    data = _dataset(run, "ledger")
     wanted = ds.field("url") == key
     if len(key) >= 6 and all(letter in "0123456789abcdef" for letter in key):
         wanted = pc.starts_with(ds.field("sample_id"), key)
@@ -61,7 +61,7 @@ def _show(run: RunFolder, recipe: Recipe, row: dict, out: Console) -> None:
         path = run.path("plan", f"{step.name}.parquet")
         if not path.exists():
             continue
-        plan = pq.read_table(path, filters=[("sample_id", "=", row["sample_id"])])
+        plan = read_parquet(path, filters=[("sample_id", "=", row["sample_id"])])
         for entry in plan.to_pylist():
             number = entry["pack"] // step.global_packs
             say(f"train {step.name}", f"pack {entry['pack']}, place {entry['position']}, epoch {entry['epoch']}, "
@@ -71,4 +71,9 @@ def _show(run: RunFolder, recipe: Recipe, row: dict, out: Console) -> None:
 def _conversations(run: RunFolder, sample: str) -> list[dict]:
     if not any(run.path("conversations").glob("*.parquet")):
         return []
-    return ds.dataset(run.path("conversations")).to_table(filter=ds.field("sample_id") == sample).to_pylist()
+    return _dataset(run, "conversations").to_table(filter=ds.field("sample_id") == sample).to_pylist()
+
+
+def _dataset(run: RunFolder, folder: str) -> ds.Dataset:
+    place, system = arrow_place(run.path(folder))
+    return ds.dataset(place, filesystem=system)

@@ -7,13 +7,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from schemas.errors import LawError
 from schemas.tables import LEDGER
 from schemas.vocabulary import Reason, Stage, State
 from stages.graph import PartOutput, PartWork, count_over_parts
 from stages.run_folder import RunFolder
+from stages.store import read_parquet
 
 
 class LedgerWork(PartWork):
@@ -29,7 +29,7 @@ class LedgerWork(PartWork):
         return None
 
     def compute(self, part: int) -> PartOutput:
-        source = pq.read_table(
+        source = read_parquet(
             self.run.table_path("source", part), columns=["sample_id", "row", "url", "caption", "reason"]
         )
         ids = source["sample_id"].combine_chunks()
@@ -74,15 +74,15 @@ class LedgerWork(PartWork):
 
     def _read(self, folder: str, part: int, columns: list[str] | None = None) -> pa.Table | None:
         path = self.run.table_path(folder, part)
-        return pq.read_table(path, columns=columns) if path.exists() else None
+        return read_parquet(path, columns=columns) if path.exists() else None
 
     def _decisions(self, part: int) -> pa.Table | None:
         path = self.run.path("decisions.parquet")
-        return pq.read_table(path, filters=[("part", "=", part)]) if path.exists() else None
+        return read_parquet(path, filters=[("part", "=", part)]) if path.exists() else None
 
     def _shards(self, part: int) -> pa.Table | None:
         paths = [self.run.path("shards", f"{split}-{part:06d}.index.parquet") for split in ("train", "val")]
-        tables = [pq.read_table(path, columns=["sample_id", "shard", "offset"]) for path in paths if path.exists()]
+        tables = [read_parquet(path, columns=["sample_id", "shard", "offset"]) for path in paths if path.exists()]
         return pa.concat_tables(tables) if tables else None
 
 
@@ -105,8 +105,7 @@ def write_ledger(run: RunFolder) -> dict[str, int]:
     """
     work = LedgerWork(run)
     parts = run.parts()
-    for part in parts:
-        work.process(part)
+    run.map(work.process, parts)
     check_law(run)
     return dict(count_over_parts(run, "ledger", parts))
 

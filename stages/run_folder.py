@@ -5,40 +5,64 @@ from __future__ import annotations
 import io
 import json
 import os
-import re
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from schemas.errors import InputError, SluiceError
+from schemas.errors import SluiceError
 from schemas.identity import digest, digest_bytes, digest_file
+from stages.store import is_local, move_in, open_path, read_parquet, write_atomically
 
 #: The commit name of a stage's output that is one for all parts.
 WHOLE = "all"
 
+A = TypeVar("A")
+B = TypeVar("B")
+
+#: What a remote run reads at once.
+_AT_ONCE = 16
+
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths of one run. `root` is a local folder.
+    """Paths of one run. `root` is a local folder, or one in a store, for example `RunFolder("s3://bucket/run")`.
 
     Raises:
-        InputError: `root` names a remote store; only local folders are built so far.
+        InputError: `root` is in a store that cannot be opened (see `stages.store.open_path`).
     """
 
     root: Path
 
-    def __post_init__(self) -> None:
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(self.root)):  # a Path has lost the second slash
-            raise InputError(f"run folder {self.root}: only local folders can hold a run in this version")
-        object.__setattr__(self, "root", Path(self.root).absolute())
+    def __init__(self, root: Path | str) -> None:
+        path = open_path(root)
+        object.__setattr__(self, "root", path.absolute() if is_local(path) else path)
+
+    @property
+    def is_local(self) -> bool:
+        return is_local(self.root)
 
     def path(self, *names: str) -> Path:
+        """A path in the run folder; of a remote one a `UPath`, which has pathlib's methods."""
         return self.root.joinpath(*names)
+
+    def local_path(self, *names: str) -> Path:
+        """Where one machine keeps what only it needs: in a local run folder, else in a folder of the user's cache."""
+        if self.is_local:
+            return self.path(*names)
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return Path(cache, "sluice", digest(str(self.root)), *names)
+
+    def map(self, function: Callable[[A], B], items: Iterable[A]) -> list[B]:
+        """`function` of each item, in their order; in a remote run many at once, for there each takes round trips."""
+        if self.is_local:
+            return [function(item) for item in items]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            return list(pool.map(function, items))
 
     def table_path(self, folder: str, part: int) -> Path:
         """For example `samples/00003.parquet`."""
@@ -54,7 +78,8 @@ class RunFolder:
             parts = sorted(int(path.stem) for path in self.path(folder).glob("[0-9]*.parquet"))
         if not parts:
             raise SluiceError(f"{self.path(folder)} holds no tables yet: run the stages before this one first")
-        return pa.concat_tables([pq.read_table(self.table_path(folder, part), columns=columns) for part in parts])
+        paths = [self.table_path(folder, part) for part in parts]
+        return pa.concat_tables(self.map(lambda path: read_parquet(path, columns=columns), paths))
 
     def manifest(self, stage: str, part: int | str) -> dict[str, Any] | None:
         """The manifest of a committed output, or None where there is none that can be read."""
@@ -84,12 +109,12 @@ class RunFolder:
         counts: Mapping[str, int],
         **more: Any,
     ) -> None:
-        """Puts a part's files in place, each by a rename, and the manifest last.
+        """Puts a part's files in place, each by a rename or a put, and the manifest last.
 
         Args:
             key: what the output depends on (see `work_key`).
-            outputs: path in the run folder -> bytes, a table (written as Parquet), or a finished temporary file
-                in the same file system, which is moved.
+            outputs: path in the run folder -> bytes, a table (written as Parquet), or a finished temporary file, made
+                under `local_path`, which is moved.
             counts: rows by reason or by outcome, for the funnel.
             more: further JSON-able entries for the manifest (settings, versions).
         """
@@ -98,8 +123,7 @@ class RunFolder:
             target = self.path(name)
             if isinstance(content, Path):
                 digests[name] = digest_file(content)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(content, target)
+                move_in(content, target)
             else:
                 data = parquet_bytes(content) if isinstance(content, pa.Table) else content
                 digests[name] = digest_bytes(data)
@@ -123,25 +147,3 @@ def parquet_bytes(table: pa.Table) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table.combine_chunks(), sink, compression="zstd")
     return sink.getvalue()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that a reader sees either the old content or all of the new.
-
-    Raises:
-        SluiceError: the folder cannot be written, or the disk is full.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise SluiceError(
-            f"cannot write {path}: {error.strerror}; free some room or choose another --run-dir"
-        ) from error

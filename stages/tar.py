@@ -41,7 +41,7 @@ def tar_bytes(members: Iterable[tuple[str, bytes]]) -> tuple[bytes, dict[str, tu
     return b"".join(pieces), places
 
 
-def read_members(path: Path | str, suffix: str) -> Iterator[tuple[str, bytes]]:
+def read_members(path: Path, suffix: str) -> Iterator[tuple[str, bytes]]:
     """Yields (key, content) of the members whose name ends on `suffix`, in file order.
 
     Args:
@@ -53,7 +53,7 @@ def read_members(path: Path | str, suffix: str) -> Iterator[tuple[str, bytes]]:
     """
     wanted = suffix.removeprefix(".")
     try:
-        with tarfile.open(path, "r:") as tar:
+        with path.open("rb") as whole, tarfile.open(fileobj=whole, mode="r:") as tar:
             for member in tar:
                 key, _, ending = member.name.partition(".")
                 if ending == wanted and (file := tar.extractfile(member)) is not None:

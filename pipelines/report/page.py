@@ -10,7 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.recipe import Recipe
 from pipelines.report.sections import Sections
-from stages.run_folder import RunFolder, write_atomically
+from stages.run_folder import RunFolder
+from stages.store import write_atomically
 
 _HERE = Path(__file__).parent
 #: Letters of a caption, message or address that are shown.

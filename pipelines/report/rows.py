@@ -13,12 +13,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from PIL import Image
 
 from schemas.errors import SluiceError
 from schemas.vocabulary import State
 from stages.run_folder import RunFolder
+from stages.store import read_parquet
 
 #: Longer side of a thumbnail, pixels.
 THUMBNAIL_PX = 160
@@ -71,7 +71,7 @@ class Rows:
         tables = []
         for part in self.run.parts():
             if (path := self.run.table_path("ledger", part)).exists():
-                table = pq.read_table(path, columns=_LIGHT)
+                table = read_parquet(path, columns=_LIGHT)
                 tables.append(table.append_column("part", pa.array([part] * len(table), pa.int32())))
         if not tables:
             raise SluiceError(f"{self.run.path('ledger')} holds no tables yet: run the data stages first")
@@ -106,7 +106,7 @@ class Rows:
         for part, members in self._by_part({identity for pair in pairs for identity in pair}).items():
             path = self.run.table_path("vectors", part)
             if path.exists():
-                table = pq.read_table(path, columns=["sample_id", "vector"], filters=[("sample_id", "in", members)])
+                table = read_parquet(path, columns=["sample_id", "vector"], filters=[("sample_id", "in", members)])
                 vectors.update(zip(table["sample_id"].to_pylist(), table["vector"].to_pylist(), strict=True))
         return {
             (a, b): float(sum(x * y for x, y in zip(vectors[a], vectors[b], strict=True)))
@@ -124,13 +124,11 @@ class Rows:
 
     def _show_part(self, part: int, ids: list[str]) -> dict[str, Shown]:
         wanted = [("sample_id", "in", ids)]
-        rows = pq.read_table(self.run.table_path("ledger", part), filters=wanted).to_pylist()
+        rows = read_parquet(self.run.table_path("ledger", part), filters=wanted).to_pylist()
         samples: dict[str, dict[str, Any]] = {}
         if (path := self.run.table_path("samples", part)).exists():
             columns = ["sample_id", "key", "error_message"]
-            samples = {
-                row["sample_id"]: row for row in pq.read_table(path, columns=columns, filters=wanted).to_pylist()
-            }
+            samples = {row["sample_id"]: row for row in read_parquet(path, columns=columns, filters=wanted).to_pylist()}
         pictures = self._pictures(part, {row["key"] for row in samples.values()})
         shown = {}
         for row in rows:
@@ -152,7 +150,7 @@ class Rows:
             return {}
         found: dict[str, bytes] = {}
         try:
-            with tarfile.open(path, "r:") as tar:
+            with path.open("rb") as whole, tarfile.open(fileobj=whole, mode="r:") as tar:
                 for member in tar:
                     key, _, ending = member.name.partition(".")
                     if ending == "jpg" and key in keys and (file := tar.extractfile(member)) is not None:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.report.charts import Chart, histogram_chart, line_chart
@@ -24,6 +23,7 @@ from schemas.vocabulary import Reason, Stage, State
 from stages.graph import count_over_parts
 from stages.ledger import funnel
 from stages.run_folder import WHOLE, RunFolder
+from stages.store import read_parquet
 from stages.train.logs import log_path, read_log
 
 # How many of each the report shows: about sixty pictures in all, which keeps the page well under 3 MB.
@@ -307,7 +307,7 @@ class Sections:
         for part in self.run.parts():
             path = self.run.table_path("conversations", part)
             if path.exists():
-                table = pq.read_table(path, columns=["kind", "origin", "model", "prompt_version", "turns"])
+                table = read_parquet(path, columns=["kind", "origin", "model", "prompt_version", "turns"])
                 number += len(table)
                 turns += pc.sum(pc.list_value_length(table["turns"])).as_py() or 0
                 columns = (table[name].to_pylist() for name in ("kind", "origin", "model", "prompt_version"))
@@ -372,7 +372,7 @@ class Sections:
             path = self.run.table_path("conversations", part)
             if not path.exists():
                 continue
-            table = pq.read_table(path).sort_by("conversation_id")
+            table = read_parquet(path).sort_by("conversation_id")
             for kind, origin, *_ in {key for key, _ in (self.said or {"origins": []})["origins"]}:
                 of_kind = table.filter(pc.and_(pc.equal(table["kind"], kind), pc.equal(table["origin"], origin)))
                 by_kind[origin, kind] += of_kind.slice(0, _CONVERSATIONS).to_pylist()

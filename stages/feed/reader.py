@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from schemas.conversation import Conversation
 from schemas.errors import SluiceError
 from stages.feed.shards import SPLITS
 from stages.run_folder import RunFolder
+from stages.store import read_parquet, read_range
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class PackReader:
         missing = [path for path in paths if not path.exists()]
         if missing or not paths:
             raise SluiceError(f"{missing[0] if missing else self.folder} is not there: run the feed stage first")
-        self.index: pa.Table = pa.concat_tables([pq.read_table(path) for path in paths]).combine_chunks()
+        self.index: pa.Table = pa.concat_tables([read_parquet(path) for path in paths]).combine_chunks()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -109,10 +108,9 @@ class PackReader:
     def _range(self, shard: str, offset: int, size: int) -> bytes:
         path = self.folder / shard
         try:
-            with open(path, "rb", buffering=0) as file:
-                data = os.pread(file.fileno(), size, offset)
+            data = read_range(path, offset, size)
         except OSError as error:
-            raise SluiceError(f"cannot read {path}: {error.strerror}; run the feed stage again") from error
+            raise SluiceError(f"cannot read {path}: {error.strerror or error}; run the feed stage again") from error
         if len(data) != size:
             raise SluiceError(f"{path} is cut short: remove it and run the feed stage again")
         return data

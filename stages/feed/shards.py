@@ -7,7 +7,6 @@ from collections import Counter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from models.chat import NO_LOSS, encode
 from models.connectors import connector_class
@@ -20,6 +19,7 @@ from schemas.vocabulary import Reason, State
 from stages.feed.settings import FeedSettings
 from stages.graph import PartOutput, PartWork
 from stages.run_folder import RunFolder
+from stages.store import read_parquet
 from stages.tar import read_members, tar_bytes
 
 SPLITS = ("train", "val")
@@ -58,7 +58,7 @@ class ShardWork(PartWork):
         }
 
     def compute(self, part: int) -> PartOutput:
-        decisions = pq.read_table(
+        decisions = read_parquet(
             self.run.path("decisions.parquet"), filters=[("part", "=", part), ("state", "=", State.KEPT.value)]
         )
         splits = dict(zip(decisions["sample_id"].to_pylist(), decisions["split"].to_pylist(), strict=True))
@@ -82,10 +82,10 @@ class ShardWork(PartWork):
         self, part: int, splits: dict[str, str]
     ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
         """Key -> what goes into the shard's JSON; rows of LENGTHS; rows of DROPPED."""
-        source = {row["sample_id"]: row for row in pq.read_table(self.run.table_path("source", part)).to_pylist()}
+        source = {row["sample_id"]: row for row in read_parquet(self.run.table_path("source", part)).to_pylist()}
         said = self._conversations(part)
         records, lengths, dropped = {}, [], []
-        for sample in pq.read_table(self.run.table_path("samples", part)).to_pylist():
+        for sample in read_parquet(self.run.table_path("samples", part)).to_pylist():
             identity = sample["sample_id"]
             if identity not in splits or (self.model is not None and identity not in said):
                 continue
@@ -114,7 +114,7 @@ class ShardWork(PartWork):
     def _conversations(self, part: int) -> dict[str, list[Conversation]]:
         said: dict[str, list[Conversation]] = {}
         if self.model is not None:
-            for row in pq.read_table(self.run.table_path("conversations", part)).to_pylist():
+            for row in read_parquet(self.run.table_path("conversations", part)).to_pylist():
                 said.setdefault(row["sample_id"], []).append(Conversation.from_row(row))
         return said
 

@@ -12,11 +12,11 @@ import openai
 from schemas.errors import InputError, SluiceError
 from schemas.identity import digest
 from stages.instruct.settings import EndpointSettings
-from stages.run_folder import write_atomically
+from stages.store import write_atomically
 
 
 class AnswerStore:
-    """Answers by the hash of everything they depend on; one small file each, written by a rename."""
+    """Answers by the hash of everything they depend on; one small file each, written by a rename or a put."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -70,10 +70,10 @@ class Endpoint:
             async def answer(version: str, messages: list[dict[str, str]]) -> str:
                 key = digest([version, settings.model, settings.sampling(), messages])
                 async with slots:
-                    kept = self.store.get(key)
+                    kept = await asyncio.to_thread(self.store.get, key)
                     if kept is None:
                         kept = await self._ask(client, messages)
-                        self.store.put(key, kept)
+                        await asyncio.to_thread(self.store.put, key, kept)
                 return kept
 
             try:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from schemas.conversation import Conversation, Turn
 from schemas.tables import CONVERSATIONS
@@ -19,6 +17,7 @@ from stages.instruct.endpoint import AnswerStore, Endpoint
 from stages.instruct.kinds import EndpointKind, Rejected, TemplateKind, find_kind
 from stages.instruct.settings import InstructSettings
 from stages.run_folder import RunFolder
+from stages.store import read_parquet
 
 
 class InstructWork(PartWork):
@@ -37,7 +36,7 @@ class InstructWork(PartWork):
         self.kinds = {name: (find_kind(name)(), share) for name, share in settings.kinds.items() if share > 0}
         self.endpoint: Endpoint | None = None
         if settings.asks_endpoint() and settings.endpoint is not None:
-            folder = settings.answers or Path(run.root).parent / "answers"
+            folder = settings.answers or run.root.parent / "answers"
             self.endpoint = Endpoint(settings.endpoint, AnswerStore(folder))
 
     def settings(self) -> Any:
@@ -61,9 +60,9 @@ class InstructWork(PartWork):
     def contexts(self, part: int) -> list[Context]:
         """The contexts of the part's kept rows, in source order."""
         here = [("part", "=", part), ("state", "=", State.KEPT.value)]
-        kept = set(pq.read_table(self.run.path("decisions.parquet"), filters=here)["sample_id"].to_pylist())
-        source = pq.read_table(self.run.table_path("source", part), columns=["sample_id", "captions", "boxes"])
-        samples = pq.read_table(
+        kept = set(read_parquet(self.run.path("decisions.parquet"), filters=here)["sample_id"].to_pylist())
+        source = read_parquet(self.run.table_path("source", part), columns=["sample_id", "captions", "boxes"])
+        samples = read_parquet(
             self.run.table_path("samples", part), columns=["sample_id", "original_width", "original_height"]
         )
         sizes = {row["sample_id"]: (row["original_width"], row["original_height"]) for row in samples.to_pylist()}

@@ -1,4 +1,7 @@
-"""A training step's log: one JSON object a line in RUN/logs/<step>.jsonl, and the same for TensorBoard."""
+"""A training step's log: one JSON object a line in RUN/logs/<step>.jsonl, and the same for TensorBoard.
+
+TensorBoard's files are written locally; a remote run gets them when the step ends.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stages.run_folder import RunFolder, write_atomically
+from stages.run_folder import RunFolder
+from stages.store import append, upload, write_atomically
 
 
 class StepLog:
@@ -18,11 +22,11 @@ class StepLog:
         self.path = log_path(run, name)
         lines = [line for line in read_log(self.path) if line["step"] <= after]
         write_atomically(self.path, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        self.board = SummaryWriter(run.path("tensorboard", name), purge_step=after + 1)
+        self.run, self.folder = run, run.local_path("tensorboard", name)
+        self.board = SummaryWriter(self.folder, purge_step=after + 1)
 
     def write(self, line: dict[str, Any]) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(self.path, json.dumps(line) + "\n")
         for name in ("loss", "gradient", "tokens_per_s", "filled"):
             self.board.add_scalar(name, line[name], line["step"])
         for part, rate in line["lr"].items():
@@ -30,6 +34,8 @@ class StepLog:
 
     def close(self) -> None:
         self.board.close()
+        if not self.run.is_local:
+            upload(self.folder, self.run.path("tensorboard", self.folder.name))
 
 
 def log_path(run: RunFolder, name: str) -> Path:

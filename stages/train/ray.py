@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ from typing import Any, Protocol
 from models.full import ModelSettings
 from schemas.errors import SluiceError
 from stages.run_folder import RunFolder
+from stages.store import arrow_place, remove_folder
 from stages.train.logs import log_path, read_log
 from stages.train.settings import TrainStep
 from stages.train.work import StepWork
@@ -77,7 +77,8 @@ def _fit(work: StepWork, workers: int, on_log: OnLog) -> None:
 
     gpus = torch.cuda.is_available()
     storage = work.folder / "ray"
-    shutil.rmtree(storage, ignore_errors=True)  # a killed driver's; positions are kept in our own checkpoints
+    remove_folder(storage)  # a killed driver's; positions are kept in our own checkpoints
+    place, system = arrow_place(storage)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"work": work.arguments(), "cwd": os.getcwd()},
@@ -85,7 +86,7 @@ def _fit(work: StepWork, workers: int, on_log: OnLog) -> None:
         scaling_config=ScalingConfig(
             num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {})
         ),
-        run_config=RunConfig(name=work.step.name, storage_path=str(storage)),
+        run_config=RunConfig(name=work.step.name, storage_path=place, storage_filesystem=system),
     )
     try:
         with _Watch(work.run, work.step.name, on_log):
@@ -100,7 +101,7 @@ def _fit(work: StepWork, workers: int, on_log: OnLog) -> None:
             "run again to go on from its last checkpoint"
         ) from error
     finally:
-        shutil.rmtree(storage, ignore_errors=True)
+        remove_folder(storage)
 
 
 def _worker(config: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from models.full import VisionLanguageModel, load_weights
 from schemas.errors import SluiceError
 from stages.run_folder import RunFolder
+from stages.store import fetched
 
 STAGE = "train"
 
@@ -31,4 +32,5 @@ def load_trained(model: VisionLanguageModel, run: RunFolder, step_names: Sequenc
         path = run.path(final_file(name))
         if not path.exists():
             raise SluiceError(f"training step '{name}' is not done ({path} is not there): run the train stage first")
-        load_weights(model, path)
+        with fetched(path) as file:
+            load_weights(model, file)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import fcntl
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import torch
 from safetensors.torch import save_file
 from torch import distributed
@@ -23,6 +22,7 @@ from stages.feed.batches import LanguageCollate, PairCollate, Piece, PiecePlan, 
 from stages.feed.plan import plan_file
 from stages.feed.reader import PackReader
 from stages.run_folder import RunFolder, work_key
+from stages.store import fetched, read_parquet
 from stages.train.checkpoint import CheckpointFolder
 from stages.train.features import FeatureStore
 from stages.train.logs import StepLog
@@ -47,6 +47,7 @@ class StepWork:
         self.run, self.model, self.steps, self.seed = run, model, list(steps), seed
         self.step, self.before = self.steps[-1], [step.name for step in self.steps[:-1]]
         self.folder = run.path("checkpoints", self.step.name)
+        self.local = run.local_path("checkpoints", self.step.name)
 
     def arguments(self) -> dict[str, Any]:
         """Plain values that `from_arguments` makes the same work of, in another process."""
@@ -61,7 +62,7 @@ class StepWork:
     def from_arguments(cls, values: dict[str, Any]) -> StepWork:
         model = None if values["model"] is None else ModelSettings.model_validate(values["model"])
         steps = [TrainStep.model_validate(step) for step in values["steps"]]
-        return cls(RunFolder(Path(values["run"])), model, steps, values["seed"])
+        return cls(RunFolder(values["run"]), model, steps, values["seed"])
 
     def key(self) -> str:
         """What the step's result depends on."""
@@ -90,9 +91,9 @@ class StepWork:
 
     @contextmanager
     def _alone(self, rank: int, world: int) -> Iterator[None]:
-        """Waits until no other process trains this step: a killed driver's worker may live on for some seconds."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / ".lock", "w") as lock:
+        """Waits until no other process of this machine trains the step: a killed driver's worker may live on."""
+        self.local.mkdir(parents=True, exist_ok=True)
+        with open(self.local / ".lock", "w") as lock:
             if rank == 0:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -105,7 +106,7 @@ class StepWork:
 
     def _train(self, rank: int, world: int, device: torch.device) -> None:
         step, key = self.step, self.key()
-        plan = pq.read_table(self.run.path(plan_file(step.name)))
+        plan = read_parquet(self.run.path(plan_file(step.name)))
         pieces = PiecePlan(plan, step.global_packs, step.accumulation, rank, world, step.max_steps)
         make = self._contrastive if step.objective == "contrastive" else self._language
         objective, collate, save = make(pieces, device, rank, world)
@@ -128,7 +129,7 @@ class StepWork:
         train_step(objective, batches, step, pieces.steps, optimizer, progress, on_log, on_checkpoint, self.seed)
         if lines is not None:
             lines.close()
-            final = self.folder / ".final.tmp"
+            final = self.local / ".final.tmp"
             save(final)
             counts = {"steps": progress.step, "packs": progress.packs}
             self.run.commit(STAGE, step.name, key, {final_file(step.name): final}, counts, version=VERSION)
@@ -165,12 +166,13 @@ class StepWork:
         assert self.model is not None
         vision = [self.model.vision.model_dump(mode="json"), _digest(self.model.vision), self.seed]
         key = digest([vision, step.precision, fed, trained_digests(self.run, tower)])
-        path = self.run.path("features", f"{key}.npy")
+        path = self.run.local_path("features", f"{key}.npy")
         if rank == 0:
             FeatureStore.build(path, model, reader, step.precision)
         if world > 1:
             distributed.barrier()
-        return FeatureStore(path, reader)
+        # A rank on another machine than rank 0 may have a disk of its own.
+        return FeatureStore.build(path, model, reader, step.precision)
 
     def _contrastive(
         self, pieces: PiecePlan, device: torch.device, rank: int, world: int
@@ -178,8 +180,11 @@ class StepWork:
         step = self.step
         if world > 1:
             raise InputError(f"train.{step.name}: a contrastive step runs on one worker; set ray.train_workers to 1")
-        start = str(self.run.path(final_file(self.before[-1]))) if self.before else step.pretrained
-        clip = load_clip(step.model, start, device, seed=self.seed)
+        with ExitStack() as files:
+            start = step.pretrained
+            if self.before:
+                start = str(files.enter_context(fetched(self.run.path(final_file(self.before[-1])))))
+            clip = load_clip(step.model, start, device, seed=self.seed)
         collate = PairCollate(PackReader(self.run, ["train"]), clip.preprocess, clip.tokenizer, self.seed, step.augment)
 
         def save(path: Path) -> None:
