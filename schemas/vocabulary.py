@@ -46,6 +46,7 @@ class Reason(StrEnum):
     CONNECT_ERROR = "connect_error"
     TIMEOUT = "timeout"
     DEADLINE = "deadline"
+    HOST_FAILING = "host_failing"
     TOO_LARGE = "too_large"
     TOO_MANY_REDIRECTS = "too_many_redirects"
     HTTP_CLIENT_ERROR = "http_4xx"
@@ -89,6 +90,7 @@ _INFO: dict[Reason, ReasonInfo] = {
     Reason.CONNECT_ERROR: ReasonInfo(_A, "the connection was refused or broke", transient=True),
     Reason.TIMEOUT: ReasonInfo(_A, "no byte came within the connect or read time-out", transient=True),
     Reason.DEADLINE: ReasonInfo(_A, "the whole answer did not come within the total deadline", transient=True),
+    Reason.HOST_FAILING: ReasonInfo(_A, "not asked for: its host had failed many times in a row", transient=True),
     Reason.TOO_LARGE: ReasonInfo(_A, "the answer is larger than the size cap"),
     Reason.TOO_MANY_REDIRECTS: ReasonInfo(_A, "more redirects than allowed"),
     Reason.HTTP_CLIENT_ERROR: ReasonInfo(_A, "the server answered 4xx: the picture is not there"),

@@ -17,8 +17,11 @@ _PATIENCE = {
     "connect_timeout_s",
     "contact",
     "deadline_s",
+    "host_failures",
+    "host_pause_s",
     "parts_at_once",
     "per_host",
+    "per_host_rate",
     "read_timeout_s",
     "retries",
 }
@@ -34,18 +37,37 @@ class AcquireSettings(Settings):
     size: int = Field(336, ge=16, le=8192, description="longest side of a stored picture, pixels; none is enlarged")
     resize: Literal["keep_ratio", "no"] = Field("keep_ratio", description="'no' stores pictures at their full size")
     jpeg_quality: int = Field(95, ge=1, le=100, description="of pictures that are encoded again")
+    reencode: Literal["when_needed", "always"] = Field(
+        "when_needed", description="'when_needed' keeps a plain JPEG that is small enough byte for byte"
+    )
+    background: str = Field(
+        "#ffffff", pattern="^#[0-9a-fA-F]{6}$", description="colour that shows through transparency, as #rrggbb"
+    )
     actors: int = Field(2, ge=1, description="download actors, each with its own connections")
     parts_at_once: int = Field(
         2, ge=1, le=16, description="parts under way at once, per actor, so that slow rows hold up no others"
     )
     concurrency: int = Field(256, ge=1, le=4096, description="rows asked for at the same time, per actor")
     per_host: int = Field(8, ge=1, description="requests to one host at the same time, per actor")
+    per_host_rate: float | None = Field(
+        None, gt=0, description="requests to one host per second, per actor; no limit where it is not given"
+    )
     connect_timeout_s: float = Field(10, gt=0, description="time for one connection to open, seconds")
     read_timeout_s: float = Field(10, gt=0, description="longest silence while an answer comes, seconds")
     deadline_s: float = Field(
-        30, gt=0, description="total for one URL, seconds: redirects, retries and pauses; not the wait for per_host"
+        30,
+        gt=0,
+        description="total for one URL, seconds: redirects, retries and pauses; not the wait for its host's turn",
     )
-    retries: int = Field(2, ge=0, le=10, description="further tries after a time-out, lost connection, 429 or 5xx")
+    retries: int = Field(2, ge=0, le=10, description="further tries after a time-out, 429 or 5xx")
+    host_failures: int = Field(
+        20,
+        ge=0,
+        description="failures in a row after which a host's rows are dropped unasked for host_pause_s; 0: never",
+    )
+    host_pause_s: float = Field(
+        60, gt=0, description="seconds until a failing host, or a robots.txt out of reach, is asked again"
+    )
     max_redirects: int = Field(5, ge=0, le=20, description="redirects followed for one URL")
     max_mb: float = Field(20, gt=0, description="largest answer, MB (10^6 bytes) after decompression")
     max_pixels: int = Field(
