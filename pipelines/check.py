@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from pipelines.recipe import Recipe, to_yaml
 from stages.instruct.kinds import EndpointKind, find_kind
-from stages.source import read_source
+from stages.source import count_rows, read_source
 
 #: Bytes a stored picture takes for each square pixel of its longer side, as seen on photographs at quality 95.
 _BYTES_PER_PIXEL = 0.35
@@ -20,7 +19,7 @@ def describe(recipe: Recipe, out: Console) -> None:
         InputError: the source is missing, unreadable, or lacks a column that the recipe names.
     """
     next(read_source(recipe.source))
-    rows = _rows(recipe)
+    rows = count_rows(recipe.source) or 0
     parts = -(-rows // recipe.source.rows_per_part) if rows else 0
     out.print(to_yaml(recipe), highlight=False, markup=False)
     graph = ["source", f"acquire ({recipe.acquire.actors} actors x {recipe.acquire.concurrency} connections)",
@@ -42,9 +41,3 @@ def describe(recipe: Recipe, out: Console) -> None:
         tokens = requests * recipe.instruct.endpoint.max_tokens
         out.print(f"endpoint {recipe.instruct.endpoint.base_url}: at most {requests:,} requests and {tokens:,} tokens "
                   "of answers (were every row kept)", highlight=False, soft_wrap=True)  # fmt: skip
-
-
-def _rows(recipe: Recipe) -> int:
-    """Rows of the source where that costs nothing to know, else 0."""
-    table = recipe.source.table
-    return pq.ParquetFile(table).metadata.num_rows if str(table).endswith(".parquet") else 0

@@ -14,7 +14,7 @@ BOX = pa.struct(
     ]
 )
 
-#: RUN/source/00000.parquet: the source table, cut into parts, with ids.
+#: RUN/source/00000.parquet: the source, cut into parts, with ids.
 SOURCE = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -22,8 +22,12 @@ SOURCE = pa.schema(
         ("url", pa.string()),
         ("caption", pa.string()),
         ("captions", pa.list_(pa.string())),  # every caption known; holds `caption` at least
-        ("boxes", pa.list_(BOX)),
+        ("boxes", pa.list_(BOX)),  # in the units of the recipe's `source.box_units`
         ("licence", pa.string()),
+        ("conversation", pa.string()),  # JSON text of LLaVA's [{from, value}]; null where the source holds none
+        ("picture_file", pa.string()),  # absolute path or fsspec address; null: to be downloaded from `url`
+        ("picture_offset", pa.int64()),  # of the picture's bytes in a tar; null: the whole file
+        ("picture_size", pa.int64()),  # bytes; null where only reading the file would tell
         ("reason", pa.string()),  # bad_row, or null
     ]
 )

@@ -1,0 +1,188 @@
+"""Where a source lies: files and folders on this machine or in a store that fsspec reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from tarfile import TarError
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import aiohttp
+import pyarrow as pa
+from botocore.exceptions import BotoCoreError, ClientError
+from fsspec import AbstractFileSystem
+from fsspec.core import has_magic, url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import get_protocol
+
+from schemas.errors import InputError
+from schemas.identity import digest, digest_file
+
+#: What the clients of the stores raise where something is not there or does not answer.
+STORE_ERRORS = (OSError, aiohttp.ClientError, BotoCoreError, ClientError)
+
+_WEB = ("http://", "https://")
+_CHECKSUMS = ("ETag", "etag", "md5Hash", "Content-MD5", "Digest")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or folder.
+
+    Attributes:
+        path: as `fs` names it.
+        name: the path from the source's folder (or from the part of a glob before its first wildcard), with slashes:
+            it does not change when the source is moved.
+        size: bytes; None where the store does not say.
+        checksum: the store's own (an ETag); None for local files, and where the store gives none.
+    """
+
+    fs: AbstractFileSystem
+    path: str
+    name: str
+    size: int | None = None
+    checksum: str | None = None
+    folder: bool = False
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.fs, LocalFileSystem)
+
+    @property
+    def location(self) -> str:
+        """The absolute local path, or the address that fsspec opens."""
+        return self.path if self.local else str(self.fs.unstrip_protocol(self.path))
+
+    @cached_property
+    def suffix(self) -> str:
+        """The name's last suffix in small letters, with its dot."""
+        path = self.path if self.local else urlsplit(self.location).path
+        return PurePosixPath(path).suffix.lower()
+
+    @contextmanager
+    def open(self) -> Iterator[BinaryIO]:
+        """The file, open for reading.
+
+        Raises:
+            InputError: it cannot be opened, or what is read from it within the `with` is broken.
+        """
+        with self.explained(), self.fs.open(self.path, "rb") as file:
+            yield file
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Turns errors of stores and of pyarrow into an `InputError` that names the place."""
+        try:
+            yield
+        except (pa.ArrowException, TarError, *STORE_ERRORS) as error:
+            raise InputError(f"source.table: cannot read {self.location}: {_said(error)}") from error
+
+    def first_sign(self) -> bytes:
+        """The file's first byte that is no white space, of its first thousand."""
+        with self.open() as file:
+            return file.read(1000).lstrip()[:1]
+
+    def digest(self) -> str:
+        """Of a local file's content; of a remote file's name, size and checksum, which cost no download."""
+        if not self.local:
+            return self.facts()
+        with self.explained():
+            return digest_file(self.path)
+
+    def facts(self) -> str:
+        """A digest of name, size and the store's checksum: never of times, which a copy changes."""
+        return digest([self.name, self.size, self.checksum])
+
+    def entries(self) -> Iterator[Place]:
+        """The files in a folder, all the way down, in any order. Hidden ones are passed over; links to folders too."""
+        with self.explained():
+            for _, folders, files in self.fs.walk(self.path, detail=True, on_error="raise"):
+                for name in [name for name in folders if name.startswith(".")]:
+                    del folders[name]
+                for name, info in files.items():
+                    if name and not name.startswith("."):
+                        yield _place(self.fs, info, self.path)
+
+    def top_suffixes(self) -> set[str]:
+        """Suffixes of what lies directly in the folder."""
+        with self.explained():
+            return {PurePosixPath(name).suffix.lower() for name in self.fs.ls(self.path, detail=False)}
+
+    def files(self) -> list[Place]:
+        """The files in a folder, all the way down, by name. The listing is held in memory, nothing else is."""
+        return sorted(self.entries(), key=lambda place: place.name)
+
+    def read_many(self, places: list[Place]) -> list[bytes | None]:
+        """The contents of small files of one store, read side by side where it is remote; None for an unreadable one.
+
+        Raises:
+            InputError: the store itself fails.
+        """
+        with self.explained():
+            paths = [place.path for place in places]
+            contents = self.fs.cat_ranges(paths, None, None, on_error="return") if paths else []
+        return [content if isinstance(content, bytes) else None for content in contents]
+
+
+def find_places(table: str | list[str], options: Mapping[str, Any]) -> list[Place]:
+    """The files and folders that `source.table` names: a list's in its order, a glob's by name.
+
+    Raises:
+        InputError: nothing fits a glob, or a store is unknown, has no driver, or does not answer.
+    """
+    names = [table] if isinstance(table, str) else table
+    places = [place for name in names for place in _find(name, options)]
+    if not places:
+        raise InputError("source.table: the list is empty")
+    return places
+
+
+def open_store(name: str, options: Mapping[str, Any], key: str = "table") -> tuple[AbstractFileSystem, str]:
+    """The file system that holds `name`, and its path there. `options` are for remote stores only.
+
+    Raises:
+        InputError: fsspec does not know the store; the message begins with `source.<key>`.
+    """
+    remote = get_protocol(name) not in ("file", "local")
+    try:
+        return url_to_fs(name, **(options if remote else {}))
+    except (ValueError, TypeError, ImportError) as error:
+        raise InputError(f"source.{key}: cannot open {name}: {error}") from error
+
+
+def _find(name: str, options: Mapping[str, Any]) -> list[Place]:
+    fs, path = open_store(name, options)
+    fs.invalidate_cache()
+    place = Place(fs, path, PurePosixPath(path).name)
+    with place.explained():
+        # In an address of the web, ? begins a query.
+        if ("*" in path if path.startswith(_WEB) else has_magic(path)) and not fs.exists(path):
+            found = fs.glob(path, detail=True)
+            if not found:
+                raise InputError(f"source.table: no file fits {name}")
+            root = path[: min(path.find(sign) for sign in "*?[" if sign in path)].rpartition("/")[0]
+            return [_place(fs, found[one], root, fs.isdir(one)) for one in sorted(found)]
+        try:
+            return [_place(fs, fs.info(path), _parent(path), fs.isdir(path))]
+        except FileNotFoundError:
+            return [place]  # whoever opens it says so
+
+
+def _place(fs: AbstractFileSystem, info: Mapping[str, Any], root: str, folder: bool = False) -> Place:
+    path = str(info["name"])
+    named = path.partition("?")[0] if path.startswith(_WEB) else path
+    checksum = next((str(info[key]) for key in _CHECKSUMS if info.get(key)), None)
+    return Place(fs, path, named.removeprefix(root).lstrip("/"), info.get("size"), checksum, folder)
+
+
+def _parent(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[0]
+
+
+def _said(error: BaseException) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return text.splitlines()[0]
