@@ -119,6 +119,16 @@ class Fetcher:
         """Asks for a picture. Never raises for what the network or the server does."""
         return await self._try(url, robots=False)
 
+    async def barred(self, url: str) -> Fetched | None:
+        """Why robots.txt keeps us from asking for `url`, or None where it does not."""
+        errand = _Errand(self.settings.deadline_s)
+        try:
+            if self.settings.respect_robots:
+                await self._obey_robots(_parse(url), errand)
+        except _Dropped as dropped:
+            return Fetched(None, errand.status, dropped.reason, dropped.message)
+        return None
+
     async def _try(self, url: str, robots: bool) -> Fetched:
         """Asks until an answer stands, the tries are used up, or the deadline leaves no room for another."""
         errand = _Errand(self.settings.deadline_s)
@@ -247,9 +257,10 @@ class Fetcher:
                     lasts_s = self.settings.host_pause_s
                     return fetched
                 text = (fetched.body or b"").decode("utf-8-sig", "replace")
-                rules = (
-                    await asyncio.to_thread(Protego.parse, text) if len(text) > _LONG_ROBOTS else Protego.parse(text)
-                )
+                if len(text) > _LONG_ROBOTS:
+                    rules = await asyncio.to_thread(Protego.parse, text)
+                else:
+                    rules = Protego.parse(text)
                 kept.length, lasts_s = len(text), _ROBOTS_LAST_S
                 return rules
         finally:
