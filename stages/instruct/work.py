@@ -61,14 +61,13 @@ class InstructWork(PartWork):
         """The contexts of the part's kept rows, in source order."""
         here = [("part", "=", part), ("state", "=", State.KEPT.value)]
         kept = set(read_parquet(self.run.path("decisions.parquet"), filters=here)["sample_id"].to_pylist())
-        source = read_parquet(self.run.table_path("source", part), columns=["sample_id", "captions", "boxes"])
-        samples = read_parquet(
-            self.run.table_path("samples", part), columns=["sample_id", "original_width", "original_height"]
-        )
-        sizes = {row["sample_id"]: (row["original_width"], row["original_height"]) for row in samples.to_pylist()}
-        rows = [row for row in source.to_pylist() if row["sample_id"] in kept]
+        source = read_parquet(self.run.table_path("source", part), columns=["sample_id", "captions"])
+        columns = ["sample_id", "boxes", "original_width", "original_height"]
+        samples = read_parquet(self.run.table_path("samples", part), columns=columns)
+        seen = {row["sample_id"]: row for row in samples.to_pylist()}
+        rows = [row | seen[row["sample_id"]] for row in source.to_pylist() if row["sample_id"] in kept]
         vocabulary = sorted({box["label"] for row in rows for box in row["boxes"] or []})
-        return [Context.from_row(row, *sizes[row["sample_id"]], vocabulary) for row in rows]
+        return [Context.from_row(row, vocabulary) for row in rows]
 
     def from_templates(self, contexts: list[Context]) -> list[Conversation]:
         """One conversation of all joined kinds, and one for each kind that stands alone, for every picture."""

@@ -120,7 +120,7 @@ def _row(number: int) -> dict:
     reason, status, message = FAILED.get(number, (None, 200, None))
     boxes = [{"label": each.name, **dict(zip("xywh", each.box, strict=True))} for each in scene.objects]
     source = {"sample_id": identity, "row": number, "url": url, "caption": caption, "captions": [caption],
-              "boxes": boxes, "licence": None, "reason": None}  # fmt: skip
+              "licence": None, "reason": None}  # fmt: skip
     sample = dict.fromkeys(SAMPLES.names) | {
         "key": f"{number // ROWS:05d}{number % ROWS:04d}", "url": url, "caption": caption, "sample_id": identity,
         "row": number, "http_status": status, "error_message": message, "reason": reason and reason.value,
@@ -136,7 +136,7 @@ def _row(number: int) -> dict:
         picture.save(buffer, "JPEG", quality=90 if number != 35 else 60)
         jpeg = buffer.getvalue()
         sample |= {"width": picture.width, "height": picture.height, "original_width": scene.picture.width,
-                   "original_height": scene.picture.height, "sha256": digest_bytes(jpeg),
+                   "original_height": scene.picture.height, "boxes": boxes, "sha256": digest_bytes(jpeg),
                    "phash": str(imagehash.phash(picture))}  # fmt: skip
     cosine = random.Random(number).uniform(0.2, 0.6)
     why, keeper = REJECTED.get(number, (reason, None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from schemas.identity import sample_id
 from schemas.tables import SAMPLES, SOURCE
 from stages.acquire import AcquireSettings, AcquireWork
 from stages.run_folder import RunFolder
+from stages.source import SourceSettings
 from stages.tar import read_members
 from tests.stages.acquire.hostile_server import Server, answer, encoded, picture
 
@@ -188,3 +190,71 @@ def test_an_empty_part_and_one_too_large(settings: AcquireSettings, tmp_path: Pa
     assert list(read_members(run.path("samples", "00000.tar"), "jpg")) == []
     with pytest.raises(SluiceError, match="10001 rows"):
         AcquireWork(make_run(tmp_path / "large", [None] * 10_001), settings).process(0)
+
+
+def _with_source(run: RunFolder, change: dict[int, dict[str, Any]], part: int = 0) -> RunFolder:
+    """The same part with other columns in some rows."""
+    rows = run.read_table("source", [part]).to_pylist()
+    for index, columns in change.items():
+        rows[index] |= columns
+    table = pa.Table.from_pylist(rows, schema=SOURCE)
+    run.commit("source", part, "changed", {f"source/{part:05d}.parquet": table}, {})
+    return run
+
+
+def test_pictures_that_the_source_has_are_read_not_asked_for(
+    settings: AcquireSettings, tmp_path: Path, good_jpeg: bytes
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(good_jpeg)
+    (tmp_path / "members.bin").write_bytes(b"head" + good_jpeg + b"tail")
+    (tmp_path / "page.jpg").write_bytes(b"<html></html>")
+    (tmp_path / "large.jpg").write_bytes(good_jpeg + bytes(3_000_000))
+    run = make_run(tmp_path / "run", ["http://10.0.0.1/x.jpg"] * 5)
+    files = [("a.jpg", None, None), ("members.bin", 4, len(good_jpeg)), ("page.jpg", None, None),
+             ("large.jpg", None, None), ("absent.jpg", None, None)]  # fmt: skip
+    places = {
+        index: {"picture_file": str(tmp_path / name), "picture_offset": offset, "picture_size": size}
+        for index, (name, offset, size) in enumerate(files)
+    }
+    work = AcquireWork(_with_source(run, places), settings.model_copy(update={"max_mb": 2}))
+    work.process(0)
+    assert [row["reason"] for row in samples(run)] == [None, None, "not_a_picture", "too_large", "no_file"]
+    assert dict(read_members(run.path("samples", "00000.tar"), "jpg")) == dict.fromkeys(
+        ["000000000", "000000001"], good_jpeg
+    )
+    (tmp_path / "absent.jpg").write_bytes(good_jpeg)
+    assert AcquireWork(run, settings.model_copy(update={"max_mb": 2}), retry_failed=True).process(0)["success"] == 3
+
+
+BOX_OF_ALL = {"label": "cat", "x": 0.0, "y": 0.0, "w": 120.0, "h": 90.0}
+
+
+def test_boxes_come_in_pixels_of_the_original_and_wild_ones_drop_the_row(
+    hostile: Server, settings: AcquireSettings, tmp_path: Path
+) -> None:
+    boxes = [[BOX_OF_ALL], None, [BOX_OF_ALL | {"w": 123.0}], [BOX_OF_ALL | {"x": 60.0}], [BOX_OF_ALL | {"y": -20.0}]]
+    run = make_run(tmp_path / "pixels", [hostile.url("/ok.jpg")] * 4 + [hostile.url("/missing.jpg")])
+    _with_source(run, {index: {"boxes": given} for index, given in enumerate(boxes)})
+    AcquireWork(run, settings).process(0)
+    rows = samples(run)
+    assert [row["reason"] for row in rows] == [None, None, None, "bad_boxes", "http_4xx"]
+    assert [row["boxes"] for row in rows] == [*boxes[:3], None, None]
+    assert "box 'cat' goes from x 60 to 180, the picture from 0 to 120" in rows[3]["error_message"]
+    assert set(dict(read_members(run.path("samples", "00000.tar"), "jpg"))) == {"000000000", "000000001", "000000002"}
+
+    half = {"label": "cat", "x": 0.5, "y": 0.0, "w": 0.5, "h": 0.5}
+    run = _with_source(make_run(tmp_path / "fractions", [hostile.url("/ok.jpg")]), {0: {"boxes": [half]}})
+    source = SourceSettings(table="unused.parquet", box_units="fractions")
+    AcquireWork(run, settings, source=source).process(0)
+    assert samples(run)[0]["boxes"] == [{"label": "cat", "x": 60.0, "y": 0.0, "w": 60.0, "h": 45.0}]
+
+
+def test_parts_under_way_at_once_share_one_engine(hostile: Server, settings: AcquireSettings, tmp_path: Path) -> None:
+    run = make_run(tmp_path, [hostile.url("/ok.jpg"), hostile.url("/missing.jpg")])
+    for part in range(1, 6):
+        make_run(tmp_path, [hostile.url("/ok.jpg"), hostile.url("/drip.jpg")], part)
+    work = AcquireWork(run, settings)
+    with ThreadPoolExecutor(3) as threads:
+        counts = list(threads.map(work.process, range(6)))
+    assert counts == [{"http_4xx": 1, "success": 1}] + [{"deadline": 1, "success": 1}] * 5
+    work.close()

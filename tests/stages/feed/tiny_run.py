@@ -45,12 +45,12 @@ def make_run(root: Path, parts: int = 2, rows: int = 12, long_row: int | None = 
             members.append((f"{key}.jpg", file.getvalue()))
             box = {"label": name, "x": 0.0, "y": 0.0, "w": 48.0, "h": 40.0}
             source.append(
-                {"sample_id": identity, "row": number, "url": url, "caption": caption, "licence": "CC0", "boxes": [box],
+                {"sample_id": identity, "row": number, "url": url, "caption": caption, "licence": "CC0",
                  "captions": [caption, f"a picture of {name}"], "reason": None}
             )  # fmt: skip
             samples.append(
                 {"key": key, "url": url, "caption": caption, "status": "success", "sample_id": identity, "row": number,
-                 "width": 48, "height": 40, "original_width": 96, "original_height": 80}
+                 "width": 48, "height": 40, "original_width": 96, "original_height": 80, "boxes": [box]}
             )  # fmt: skip
             decisions.append(
                 {"sample_id": identity, "row": number, "part": part, "state": "kept" if kept else "dropped",

@@ -82,9 +82,9 @@ def make_run(folder: Path, rows: int = 12, dropped: tuple[int, ...] = (2,)) -> R
         identity = f"{row:032x}"
         boxes = [dict(zip("xywh", p.box, strict=True), label=p.name) for p in scene.objects]
         source.append({"sample_id": identity, "row": row, "url": f"http://x/{row}", "caption": scene.captions[0],
-                       "captions": scene.captions, "boxes": boxes})  # fmt: skip
+                       "captions": scene.captions})  # fmt: skip
         samples.append({"sample_id": identity, "row": row, "key": f"{row:09d}", "original_width": scene.picture.width,
-                        "original_height": scene.picture.height})  # fmt: skip
+                        "original_height": scene.picture.height, "boxes": boxes})  # fmt: skip
         decisions.append({"sample_id": identity, "row": row, "part": 0, "split": "train",
                           "state": "dropped" if row in dropped else "kept"})  # fmt: skip
     run.commit("source", 0, "k", {"source/00000.parquet": pa.Table.from_pylist(source, SOURCE)}, {"rows": rows})
