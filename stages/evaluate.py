@@ -90,8 +90,7 @@ def held_out_questions(reader: PackReader, kinds: Sequence[str], most: int, seed
         InputError: there is none.
     """
     found: list[Question] = []
-    for number in range(len(reader)):
-        record = reader.record(number)
+    for record in reader.map(reader.record, range(len(reader))):
         turns = [Turn(**turn) for said in record["conversations"] for turn in said["turns"]]
         found += [
             Question(record["sample_id"], turn.kind, turn.question, turn.answer) for turn in turns if turn.kind in kinds
@@ -176,7 +175,7 @@ def evaluate(run: RunFolder, ask: Answer, settings: EvaluateSettings, seed: int)
     questions = held_out_questions(reader, settings.kinds, settings.questions, seed)
     majority = majority_answers(_train_turns(run, settings.kinds))
     other = derange([question.sample_id for question in questions], seed)
-    pictures = {sample: reader.read(sample).picture for sample in other}
+    pictures = {sample.sample_id: sample.picture for sample in reader.map(reader.read, other)}
     grey = np.mean([np.asarray(picture).mean((0, 1)) for picture in pictures.values()], axis=0)
     blank = Image.new("RGB", next(iter(pictures.values())).size, tuple(int(value) for value in grey.round()))
     asked = [question.question for question in questions]

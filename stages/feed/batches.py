@@ -165,7 +165,9 @@ class LanguageCollate:
         self.padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     def __call__(self, piece: Piece) -> Batch:
-        packs = [[self._encode(row) for row in pack] for pack in piece.packs]
+        samples = [row["sample_id"] for pack in piece.packs for row in pack]
+        records = iter(self.reader.map(self.reader.record, samples))
+        packs = [[self._encode(row, next(records)) for row in pack] for pack in piece.packs]
         used = [sum(len(ids) for ids, _ in pack) for pack in packs]
         width = -(-max(used, default=0) // _ROUND_UP) * _ROUND_UP
         ids = torch.full((len(packs), width), self.padding, dtype=torch.int64)
@@ -179,22 +181,21 @@ class LanguageCollate:
                 positions[number, begin:end] = torch.arange(len(tokens))
                 begin = end
             positions[number, begin:] = torch.arange(width - begin)
-        samples = [row["sample_id"] for pack in piece.packs for row in pack]
         pixels = None
         if self.picture_tensor is not None and samples:
-            pixels = torch.stack([self.picture_tensor(decode(self.reader.jpeg(sample))) for sample in samples])
+            jpegs = self.reader.map(self.reader.jpeg, samples)
+            pixels = torch.stack([self.picture_tensor(decode(jpeg)) for jpeg in jpegs])
         numbers = [pack[0]["pack"] for pack in piece.packs]
         return Batch(
             piece.step, piece.last, piece.divisor, numbers, ids, labels, positions, samples, pixels, tokens=sum(used)
         )
 
-    def _encode(self, row: dict[str, Any]) -> tuple[list[int], list[int]]:
-        """Token ids and labels of one row of the plan.
+    def _encode(self, row: dict[str, Any], record: dict[str, Any]) -> tuple[list[int], list[int]]:
+        """Token ids and labels of one row of the plan, whose sample is `record`.
 
         Raises:
             SluiceError: the shard does not hold what the plan was made from.
         """
-        record = self.reader.record(row["sample_id"])
         for said in record["conversations"]:
             if said["conversation_id"] == row["conversation_id"]:
                 encoded = encode(Conversation.from_row(said), self.tokenizer, self.picture_tokens)
@@ -230,8 +231,9 @@ class PairCollate:
 
     def __call__(self, piece: Piece) -> PairBatch:
         pictures, captions = [], []
-        for row in (row for pack in piece.packs for row in pack):
-            sample = self.reader.read(row["sample_id"])
+        rows = [row for pack in piece.packs for row in pack]
+        samples = self.reader.map(self.reader.read, [row["sample_id"] for row in rows])
+        for row, sample in zip(rows, samples, strict=True):
             chance = random.Random(f"{self.seed}/{row['epoch']}/{row['sample_id']}")
             captions.append(chance.choice(sample.record["captions"]))
             pictures.append(self.preprocess(random_crop(sample.picture, 1 - self.augment, chance)))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from PIL import Image
@@ -17,6 +17,9 @@ from schemas.errors import SluiceError
 from stages.feed.shards import SPLITS
 from stages.run_folder import RunFolder
 from stages.store import read_parquet, read_range
+
+K = TypeVar("K", int, str)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class PackReader:
     """
 
     def __init__(self, run: RunFolder, splits: Sequence[str] = SPLITS) -> None:
-        self.folder = run.path("shards")
+        self.run, self.folder = run, run.path("shards")
         paths = [self.folder / f"{split}-{part:06d}.index.parquet" for split in splits for part in run.parts()]
         missing = [path for path in paths if not path.exists()]
         if missing or not paths:
@@ -100,6 +103,10 @@ class PackReader:
         """The picture's bytes alone, by id or number."""
         place = self._place(sample)
         return self._range(place["shard"], place["picture_offset"], place["picture_size"])
+
+    def map(self, read: Callable[[K], T], samples: Iterable[K]) -> list[T]:
+        """`read` (a method above) of each sample, in their order; many at once where the shards are remote."""
+        return self.run.map(read, samples)
 
     def _place(self, sample: str | int) -> dict[str, Any]:
         number = self.number(sample) if isinstance(sample, str) else sample

@@ -58,6 +58,7 @@ class FeatureStore:
 def _features(model: VisionLanguageModel, reader: PackReader, numbers: list[int], precision: str) -> np.ndarray:
     """Features of the samples with these numbers, float16 [len(numbers), N, C]."""
     device = next(model.parameters()).device
-    pixels = torch.stack([model.vision.picture_tensor(decode(reader.jpeg(number))) for number in numbers])
+    jpegs = reader.map(reader.jpeg, numbers)
+    pixels = torch.stack([model.vision.picture_tensor(decode(jpeg)) for jpeg in jpegs])
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         return model.vision(pixels.to(device)).to(torch.float16).cpu().numpy()

@@ -13,6 +13,8 @@ from s3fs import S3FileSystem
 
 from schemas.errors import InputError, SluiceError
 from stages.feed import PackReader
+from stages.instruct.settings import EndpointSettings, InstructSettings
+from stages.instruct.work import InstructWork
 from stages.run_folder import RunFolder
 from stages.store import fetched, local_folder, remove_folder, write_atomically
 from stages.tar import read_members
@@ -207,6 +209,17 @@ def test_a_log_is_cut_at_the_resumed_step_and_goes_on(run: RunFolder) -> None:
     assert len(list(run.path("tensorboard", "align").glob("events*"))) == 2
 
 
+def test_answers_of_an_endpoint_are_kept_beside_the_run(run: RunFolder) -> None:
+    endpoint = EndpointSettings(base_url="http://127.0.0.1:9/v1", model="m")
+    work = InstructWork(run, InstructSettings(kinds={"detail": 1.0}, endpoint=endpoint), seed=0)
+    assert work.endpoint is not None
+    store = work.endpoint.store
+    assert store.folder == run.root.parent / "answers"
+    assert store.get("abc") is None
+    store.put("abc", "größer")
+    assert store.get("abc") == "größer"
+
+
 def test_a_store_holds_the_same_shards_as_a_disk_and_reads_them_alike(buckets: Path, tmp_path: Path) -> None:
     model = make_model(tmp_path / "tokenizer")
     local, remote = make_run(tmp_path / "run"), make_run("s3://bucket/tiny")  # type: ignore[arg-type]
@@ -224,6 +237,7 @@ def test_a_store_holds_the_same_shards_as_a_disk_and_reads_them_alike(buckets: P
         assert there.read(number) == here.read(number)
         assert there.record(number) == here.record(number)
         assert there.jpeg(number) == here.jpeg(number)
+    assert there.map(there.read, there.sample_ids) == here.map(here.read, here.sample_ids)
     path = remote.path("shards", "train-000000.tar")
     assert list(read_members(path, "jpg")) == list(read_members(local.path("shards", path.name), "jpg"))
     path.unlink()
