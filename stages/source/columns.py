@@ -108,6 +108,11 @@ def is_text(value: Any) -> TypeGuard[str]:
     return True
 
 
+def has_text(value: Any) -> TypeGuard[str]:
+    """Text that is more than white space."""
+    return is_text(value) and bool(value.strip())
+
+
 def is_text_type(found: pa.DataType) -> bool:
     return pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found)
 

@@ -22,10 +22,13 @@ from fsspec.utils import get_protocol
 from schemas.errors import InputError
 from schemas.identity import digest, digest_file
 
-#: What the clients of the stores raise where something is not there or does not answer.
-STORE_ERRORS = (OSError, aiohttp.ClientError, BotoCoreError, ClientError)
+#: What the clients of the stores raise where something is not there or does not answer; ValueError comes of a web
+#: server that sends no ranges.
+STORE_ERRORS = (OSError, ValueError, aiohttp.ClientError, BotoCoreError, ClientError)
 
 _WEB = ("http://", "https://")
+#: Stores other than Amazon's answer a range with the whole object's checksum, which cannot fit.
+_S3 = {"config_kwargs": {"response_checksum_validation": "when_required"}}
 _CHECKSUMS = ("ETag", "etag", "md5Hash", "Content-MD5", "Digest")
 
 
@@ -99,22 +102,36 @@ class Place:
 
     def entries(self) -> Iterator[Place]:
         """The files in a folder, all the way down, in any order. Hidden ones are passed over; links to folders too."""
-        with self.explained():
-            for _, folders, files in self.fs.walk(self.path, detail=True, on_error="raise"):
-                for name in [name for name in folders if name.startswith(".")]:
-                    del folders[name]
-                for name, info in files.items():
-                    if name and not name.startswith("."):
-                        yield _place(self.fs, info, self.path)
+        waiting = [self.path]
+        while waiting:
+            for each in self._list(waiting.pop()):
+                if each.folder:
+                    waiting.append(each.path)
+                else:
+                    yield each
 
     def top_suffixes(self) -> set[str]:
-        """Suffixes of what lies directly in the folder."""
-        with self.explained():
-            return {PurePosixPath(name).suffix.lower() for name in self.fs.ls(self.path, detail=False)}
+        """Suffixes of the files directly in the folder."""
+        return {each.suffix for each in self._list(self.path) if not each.folder}
 
     def files(self) -> list[Place]:
         """The files in a folder, all the way down, by name. The listing is held in memory, nothing else is."""
         return sorted(self.entries(), key=lambda place: place.name)
+
+    def _list(self, folder: str) -> list[Place]:
+        """What lies directly in a folder under this one. `fs.walk` would pass over folders that cannot be read."""
+        if folder.startswith(_WEB) and not folder.endswith("/"):
+            folder += "/"
+        with self.explained():
+            infos = self.fs.ls(folder, detail=True)
+        # A store may list the folder itself, and a web page may link to other pages and to views of this one.
+        names = [(str(info["name"]).rstrip("/"), info) for info in infos]
+        inside = [
+            _place(self.fs, info, self.path, info["type"] == "directory")
+            for name, info in names
+            if name.startswith(folder) and name != folder.rstrip("/") and not (name.startswith(_WEB) and "?" in name)
+        ]
+        return [place for place in inside if not PurePosixPath(place.name).name.startswith(".")]
 
     def read_many(self, places: list[Place]) -> list[bytes | None]:
         """The contents of small files of one store, read side by side where it is remote; None for an unreadable one.
@@ -147,9 +164,11 @@ def open_store(name: str, options: Mapping[str, Any], key: str = "table") -> tup
     Raises:
         InputError: fsspec does not know the store; the message begins with `source.<key>`.
     """
-    remote = get_protocol(name) not in ("file", "local")
+    protocol = get_protocol(name)
     try:
-        return url_to_fs(name, **(options if remote else {}))
+        if protocol in ("file", "local"):
+            return url_to_fs(name)
+        return url_to_fs(name, **{**(_S3 if protocol in ("s3", "s3a") else {}), **options})
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"source.{key}: cannot open {name}: {error}") from error
 

@@ -42,7 +42,11 @@ class Rows:
         """
         rows = table.num_rows
         url, caption, conversation = (self._text(table, name) for name in ("url", "caption", "conversation"))
-        bad = one_chunk(table["broken"]) if "broken" in table.column_names else pa.array(np.zeros(rows, bool))
+        bad = (
+            one_chunk(table["broken"]).fill_null(False)
+            if "broken" in table.column_names
+            else pa.array(np.zeros(rows, bool))
+        )
         picture_file = self._text(table, "picture_file")
         if self._root is not None:
             names = self._text(table, "picture" if "picture" in table.column_names else "url")

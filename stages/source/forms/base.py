@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pyarrow as pa
 
 from schemas.errors import InputError
-from stages.source.columns import is_text, to_json
+from stages.source.columns import has_text, is_text, to_json
 from stages.source.places import Place
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class RecordForm(Form):
         Raises:
             InputError: the first rows hold names of files alone.
         """
-        named = [url for url in islice(urls, self.settings.rows_per_part) if is_text(url)]
+        named = [url for url in islice(urls, self.settings.rows_per_part) if has_text(url)]
         if self.settings.pictures is None and named and not any("://" in url for url in named):
             raise InputError(
                 f"source.pictures: {self.where} names files, for example {named[0]!r}, and no addresses; "
@@ -169,7 +169,7 @@ def caption_of(
     said = None if text is None else text.decode("utf-8", "surrogateescape").strip()
     named = settings.caption != CAPTION
     found = [facts.get(settings.caption)] if named else [said, *(facts.get(field) for field in fields)]
-    return next((each for each in found if is_text(each) and each.strip()), None)
+    return next((each for each in found if has_text(each)), None)
 
 
 def load_json(place: Place) -> Any:

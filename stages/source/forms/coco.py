@@ -14,7 +14,7 @@ from typing import Any
 
 from schemas.errors import InputError
 from stages.source.boxes import box_from_numbers
-from stages.source.columns import is_text
+from stages.source.columns import has_text
 from stages.source.forms.base import Record, RecordForm, load_json
 from stages.source.places import Place
 
@@ -89,7 +89,7 @@ class Coco(RecordForm):
 def _record(image: Record, notes: _Notes | None) -> Record:
     names = [image.get(name) for name in ("coco_url", "flickr_url", "file_name")]
     record = {
-        "url": next((name for name in names if is_text(name) and name.strip()), None),
+        "url": next((name for name in names if has_text(name)), None),
         "picture": image.get("file_name"),
         "licence": image["licence"],
     }

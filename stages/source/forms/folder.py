@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from schemas.errors import InputError
 from schemas.identity import digest
-from stages.source.columns import from_json, is_text
+from stages.source.columns import from_json, has_text
 from stages.source.forms.base import Record, RecordForm, caption_of
 from stages.source.places import Place
 
@@ -47,7 +47,7 @@ class Folder(RecordForm):
             for item in listing.items(self.settings.rows_per_part):
                 record = self.mapped(item.facts)
                 record["caption"] = caption_of(self.settings, item.text, item.facts, ("text", "caption"))
-                if not is_text(record["url"]):
+                if not has_text(record["url"]):
                     record["url"] = item.name
                 if item.picture is None or item.broken:
                     yield record | {"broken": True}
@@ -127,7 +127,7 @@ class _Listing:
         for record in records:
             facts = record if isinstance(record, dict) else {}
             name = facts.get(_FILE_NAME)
-            if is_text(name) and name.strip():
+            if has_text(name):
                 self._said.setdefault(str(PurePosixPath(metadata.name).parent / name), []).append(facts)
             else:
                 self._nameless.append(facts)

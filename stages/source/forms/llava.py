@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any
 
 from schemas.errors import InputError
-from stages.source.columns import is_text, to_json
+from stages.source.columns import has_text, is_text, to_json
 from stages.source.forms.base import Record, RecordForm, load_json
 from stages.source.places import Place
 
@@ -54,7 +54,7 @@ class Llava(RecordForm):
         record = self.mapped(item)
         image = item.get("image")
         record |= {"picture": image, "caption": None}
-        if not is_text(record["url"]):
+        if not has_text(record["url"]):
             record["url"] = image
         turns = item.get("conversations")
         if not (is_text(image) and isinstance(turns, list) and turns and all(map(_is_turn, turns))):

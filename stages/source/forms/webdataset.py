@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from schemas.errors import InputError
-from stages.source.columns import from_json, is_text
+from stages.source.columns import from_json, has_text
 from stages.source.forms.base import Record, RecordForm, caption_of
 from stages.source.places import Place
 
@@ -70,7 +70,7 @@ class WebDataset(RecordForm):
         unread = "json" in sample and not isinstance(from_json(sample["json"].text or b""), dict)
         picture = next((sample[ending] for ending in _PICTURES if ending in sample), None)
         first = picture or next(iter(sample.values()))
-        if not is_text(record["url"]):
+        if not has_text(record["url"]):
             record["url"] = f"{tar.name}/{first.name}"
         if picture is None or unread:
             return record | {"broken": True}
