@@ -307,7 +307,7 @@ def _judge_status(response: aiohttp.ClientResponse) -> None:
     if status == 200:
         return
     message = f"HTTP status {status}"
-    if status == 429 or status >= 500:
+    if status == 429 or 500 <= status < 600:
         raise _Dropped(Reason.HTTP_SERVER_ERROR, message, _retry_after_s(response.headers.get("Retry-After")))
     raise _Dropped(Reason.HTTP_CLIENT_ERROR if 400 <= status < 500 else Reason.HTTP_OTHER, message)
 

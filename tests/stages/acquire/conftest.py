@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import zlib
 from collections.abc import Iterator
 
 import pytest
@@ -12,14 +13,24 @@ from stages.acquire import AcquireSettings
 from tests.stages.acquire.hostile_server import (
     Server,
     answer,
+    chunks,
     drip,
+    drip_continue,
+    drip_header,
     encoded,
     endless,
+    endless_chunks,
+    endless_gzip,
     endless_header,
+    endless_moved,
+    endless_page,
+    lying_avif,
     moved,
     picture,
     png_header_of,
+    raw,
     silent,
+    tiff_with_tile,
 )
 
 
@@ -74,6 +85,73 @@ def hostile(good_jpeg: bytes) -> Iterator[Server]:
         "/noai-for-us.jpg": answer(good_jpeg, X_Robots_Tag="Sluice: noimageai"),
         "/noai-for-others.jpg": answer(good_jpeg, X_Robots_Tag="otherbot: noai, noindex"),
         "/tdm.jpg": answer(good_jpeg, TDM_Reservation="1"),
+        "/tdm-second.jpg": answer(good_jpeg, tdm_reservation="0, 1"),
+        "/noindex.jpg": answer(good_jpeg, x_robots_tag="max-snippet: 3, NOINDEX"),
+        "/not-opted-out.jpg": answer(good_jpeg, X_Robots_Tag="nofollow, max-image-preview: none", TDM_Reservation="0"),
+        # statuses
+        "/401.jpg": answer(status="401 Unauthorized", WWW_Authenticate="Basic"),
+        "/403.jpg": answer(status="403 Forbidden"),
+        "/451.jpg": answer(status="451 Unavailable For Legal Reasons"),
+        "/206.jpg": answer(good_jpeg, "206 Partial Content"),
+        "/101.jpg": raw("HTTP/1.1 101 Switching Protocols", "Upgrade: h2c", "Connection: Upgrade"),
+        "/999.jpg": answer(status="999 Request denied"),
+        "/429.jpg": answer(status="429 Too Many Requests"),
+        "/busy-until-never.jpg": answer(status="503 Busy", Retry_After="Fri, 31 Dec 99999999999999999999 23:59:59 GMT"),
+        "/busy-nonsense.jpg": [answer(status="503 Busy", Retry_After="a while"), answer(good_jpeg)],
+        "/busy-for-eons.jpg": answer(status="503 Busy", Retry_After="9" * 400),
+        "/busy-until-past.jpg": [
+            answer(status="503 Busy", Retry_After="Fri, 31 Dec 1999 23:59:59 GMT"),
+            answer(good_jpeg),
+        ],
+        # sizes, lengths, chunks and compression
+        "/endless-404.jpg": endless_page,
+        "/endless-moved.jpg": endless_moved,
+        "/endless-chunks.jpg": endless_chunks,
+        "/endless-gzip.jpg": endless_gzip,
+        "/drip-header.jpg": drip_header,
+        "/drip-continue.jpg": drip_continue,
+        "/says-less.jpg": raw("HTTP/1.1 200 OK", f"Content-Length: {len(good_jpeg) // 2}", body=good_jpeg),
+        "/says-nothing.jpg": raw("HTTP/1.1 200 OK", body=good_jpeg),
+        "/two-lengths.jpg": raw("HTTP/1.1 200 OK", "Content-Length: 5", "Content-Length: 7", body=good_jpeg),
+        "/negative-length.jpg": raw("HTTP/1.1 200 OK", "Content-Length: -1", body=good_jpeg),
+        "/length-and-chunks.jpg": raw(
+            "HTTP/1.1 200 OK", "Content-Length: 9", "Transfer-Encoding: chunked", body=chunks(good_jpeg)
+        ),
+        "/chunks.jpg": raw("HTTP/1.1 200 OK", "Transfer-Encoding: chunked", body=chunks(good_jpeg)),
+        "/cut-chunks.jpg": raw("HTTP/1.1 200 OK", "Transfer-Encoding: chunked", body=chunks(good_jpeg)[:-5]),
+        "/bad-chunks.jpg": raw("HTTP/1.1 200 OK", "Transfer-Encoding: chunked", body=b"zz\r\n" + good_jpeg),
+        "/huge-chunk.jpg": raw("HTTP/1.1 200 OK", "Transfer-Encoding: chunked", body=b"f" * 40 + b"\r\n" + good_jpeg),
+        "/deflate.jpg": answer(zlib.compress(good_jpeg), Content_Encoding="deflate"),
+        "/brotli.jpg": answer(good_jpeg, Content_Encoding="br"),
+        "/cut-gzip.jpg": answer(gzip.compress(good_jpeg)[:-200], Content_Encoding="gzip"),
+        "/many-headers.jpg": raw("HTTP/1.1 200 OK", *(f"X-{number}: y" for number in range(5000)), body=good_jpeg),
+        "/long-status.jpg": raw("HTTP/1.1 200 " + "O" * 100_000, body=good_jpeg),
+        "/spaced-header.jpg": raw("HTTP/1.1 200 OK", "Content Length: 5", body=good_jpeg),
+        "/http2.jpg": b"\0\0\x12\x04\0\0\0\0\0" + b"\0" * 18,
+        # redirects
+        "/three-hops.jpg": moved("/two-hops.jpg"),
+        "/two-hops.jpg": moved("/moved.jpg"),
+        "/four-hops.jpg": moved("/three-hops.jpg"),
+        "/hops-to-private.jpg": moved("/to-private.jpg"),
+        "/to-ftp.jpg": moved("ftp://127.0.0.1/ok.jpg"),
+        "/to-data.jpg": moved("data:image/png;base64,AAAA"),
+        "/to-script.jpg": moved("javascript:alert(1)"),
+        "/to-no-port.jpg": moved("http://127.0.0.1:0/ok.jpg"),
+        "/to-loopback6.jpg": moved(f"http://[::1]:{server.port}/ok.jpg"),
+        "/to-nat64.jpg": moved("http://[64:ff9b::a00:1]/ok.jpg"),
+        "/to-6to4.jpg": moved("http://[2002:a00:1::]/ok.jpg"),
+        "/to-teredo.jpg": moved("http://[2001:0:a00:1::1]/ok.jpg"),
+        "/to-zone.jpg": moved("http://[fe80::1%25lo]/ok.jpg"),
+        "/to-nonsense.jpg": moved("http://[oh no"),
+        # pictures
+        "/nothing.jpg": answer(),
+        "/plain-svg.jpg": answer(b'\xef\xbb\xbf  <SVG onload="x"></SVG>'),
+        "/lying.avif": answer(lying_avif()),
+        "/large-tile.tiff": answer(tiff_with_tile(100, 8_000)),
+        "/broken.png": answer(encoded(picture(90, 60), "PNG")[:-300]),
+        "/broken.webp": answer(encoded(picture(90, 60), "WEBP")[:-30]),
+        "/broken.gif": answer(encoded(picture(90, 60), "GIF")[:-2000]),
+        "/ok.gif": answer(encoded(picture(90, 60), "GIF")),
     }
     yield server
     server.close()
@@ -89,14 +167,15 @@ def closed_port() -> Iterator[int]:
 
 @pytest.fixture
 def settings() -> AcquireSettings:
-    """Impatient, one retry, loopback allowed."""
+    """Impatient, one retry, loopback allowed, no breaker: the hostile server is one host."""
     return AcquireSettings(
         allow_networks=["127.0.0.0/8"],
         connect_timeout_s=1,
-        read_timeout_s=0.4,
+        read_timeout_s=0.6,
         deadline_s=2.5,
         retries=1,
         max_mb=1,
         max_redirects=3,
         per_host=64,
+        host_failures=0,
     )

@@ -37,6 +37,45 @@ def png_header_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
+def lying_avif(side: int = 2000) -> bytes:
+    """An AVIF file of `side` x `side` pixels whose container says 200 x 200."""
+    body = encoded(Image.new("RGB", (side, side), "green"), "AVIF", speed=10)
+    place = body.index(b"ispe") + 8
+    return body[:place] + struct.pack(">II", 200, 200) + body[place + 8 :]
+
+
+def tiff_with_tile(side: int, tile: int) -> bytes:
+    """A TIFF file of `side` x `side` pixels, stored as one deflated tile of `tile` x `tile`."""
+    packer = zlib.compressobj(1)
+    data = b"".join(packer.compress(bytes(tile * 3)) for _ in range(tile)) + packer.flush()
+    short, long = 3, 4
+    tags = [
+        (256, long, side),
+        (257, long, side),
+        (258, short, 8),  # bits
+        (259, short, 8),  # deflate
+        (262, short, 2),  # RGB
+        (277, short, 3),  # samples
+        (322, long, tile),
+        (323, long, tile),
+        (324, long, 8 + 2 + 10 * 12 + 4),
+        (325, long, len(data)),
+    ]
+    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0) + data
+
+
+def raw(*lines: str, body: bytes = b"") -> bytes:
+    """An HTTP answer of just these header lines, and whatever body."""
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def chunks(body: bytes) -> bytes:
+    """A body in chunked form."""
+    pieces = [body[start : start + 1000] for start in range(0, len(body), 1000)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in [*pieces, b""])
+
+
 def answer(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
     """A whole HTTP answer. Underscores in header names stand for hyphens."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close"]
@@ -132,8 +171,25 @@ async def silent(writer: asyncio.StreamWriter) -> None:
     await asyncio.sleep(60)
 
 
-async def endless(writer: asyncio.StreamWriter) -> None:
-    writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+async def drip_header(writer: asyncio.StreamWriter) -> None:
+    """A header that never ends, a letter at a time."""
+    writer.write(b"HTTP/1.1 200 OK\r\nX: ")
+    while True:
+        writer.write(b"y")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+async def drip_continue(writer: asyncio.StreamWriter) -> None:
+    """One interim answer after another, and never the real one."""
+    while True:
+        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+
+async def endless(writer: asyncio.StreamWriter, head: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> None:
+    writer.write(head)
     while True:
         writer.write(b"x" * 65536)
         await writer.drain()
@@ -143,4 +199,28 @@ async def endless_header(writer: asyncio.StreamWriter) -> None:
     writer.write(b"HTTP/1.1 200 OK\r\n")
     while True:
         writer.write(b"X-Filler: " + b"x" * 65536)
+        await writer.drain()
+
+
+async def endless_page(writer: asyncio.StreamWriter) -> None:
+    await endless(writer, b"HTTP/1.1 404 Not Found\r\n\r\n")
+
+
+async def endless_moved(writer: asyncio.StreamWriter) -> None:
+    await endless(writer, b"HTTP/1.1 302 Found\r\nLocation: /ok.jpg\r\n\r\n")
+
+
+async def endless_chunks(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"10000\r\n" + b"x" * 65536 + b"\r\n")
+        await writer.drain()
+
+
+async def endless_gzip(writer: asyncio.StreamWriter) -> None:
+    """Zeros without end: a thousand times as many as bytes that are sent."""
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n")
+    packer = zlib.compressobj(wbits=31)
+    while True:
+        writer.write(packer.compress(b"\0" * 1_000_000) + packer.flush(zlib.Z_SYNC_FLUSH))
         await writer.drain()
