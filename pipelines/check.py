@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from rich.console import Console
 
 from pipelines.recipe import Recipe, to_yaml
@@ -21,23 +23,39 @@ def describe(recipe: Recipe, out: Console) -> None:
     next(read_source(recipe.source))
     rows = count_rows(recipe.source) or 0
     parts = -(-rows // recipe.source.rows_per_part) if rows else 0
-    out.print(to_yaml(recipe), highlight=False, markup=False)
-    graph = ["source", f"acquire ({recipe.acquire.actors} actors x {recipe.acquire.concurrency} connections)",
-             f"embed ({recipe.select.clip.model}, {recipe.select.clip.actors} actors)", "select", "instruct", "feed",
-             *(f"train {step.name} ({', '.join(step.learned())})" for step in recipe.train)]  # fmt: skip
-    graph += ["evaluate"] if recipe.evaluate else []
-    graph += ["export", "report"]
-    out.print(" -> ".join(graph), highlight=False, soft_wrap=True)
-    size = rows * recipe.acquire.size**2 * _BYTES_PER_PIXEL / 1e9
-    out.print(f"{rows:,} rows in {parts} parts of {recipe.source.rows_per_part:,}; "
-              f"at most {2 * size:.2f} GB of pictures (samples and shards)", highlight=False, soft_wrap=True,
-              )  # fmt: skip
-    workers = recipe.ray.train_workers
-    out.print(f"Ray: {recipe.ray.address or f'local, {recipe.ray.num_cpus} logical CPUs'}; {workers} training workers",
-              highlight=False)  # fmt: skip
-    shares = {name: share for name, share in recipe.instruct.kinds.items() if issubclass(find_kind(name), EndpointKind)}
+    size_gb = rows * recipe.acquire.size**2 * _BYTES_PER_PIXEL / 1e9
+    contact = type(recipe.acquire).model_fields["contact"].default
+    say = partial(out.print, highlight=False, markup=False, soft_wrap=True)
+    say(to_yaml(recipe))
+    say(" -> ".join(_graph(recipe)))
+    say(
+        f"{rows:,} rows in {parts} parts of {recipe.source.rows_per_part:,}; "
+        f"at most {2 * size_gb:.2f} GB of pictures (samples and shards)"
+    )
+    where = recipe.ray.address or f"local, {recipe.ray.num_cpus} logical CPUs"
+    say(f"Ray: {where}; {recipe.ray.train_workers} training workers")
+    shares = [share for name, share in recipe.instruct.kinds.items() if issubclass(find_kind(name), EndpointKind)]
     if shares and recipe.instruct.endpoint:
-        requests = round(rows * sum(shares.values()))
+        requests = round(rows * sum(shares))
         tokens = requests * recipe.instruct.endpoint.max_tokens
-        out.print(f"endpoint {recipe.instruct.endpoint.base_url}: at most {requests:,} requests and {tokens:,} tokens "
-                  "of answers (were every row kept)", highlight=False, soft_wrap=True)  # fmt: skip
+        say(
+            f"endpoint {recipe.instruct.endpoint.base_url}: at most {requests:,} requests and {tokens:,} tokens "
+            "of answers (were every row kept)"
+        )
+    if recipe.acquire.contact == contact and not recipe.acquire.allow_networks:
+        say("acquire.contact is not set: name an address where a host can complain to you")
+
+
+def _graph(recipe: Recipe) -> list[str]:
+    return [
+        "source",
+        f"acquire ({recipe.acquire.actors} actors x {recipe.acquire.concurrency} connections)",
+        f"embed ({recipe.select.clip.model}, {recipe.select.clip.actors} actors)",
+        "select",
+        "instruct",
+        "feed",
+        *(f"train {step.name} ({', '.join(step.learned())})" for step in recipe.train),
+        *(["evaluate"] if recipe.evaluate else []),
+        "export",
+        "report",
+    ]

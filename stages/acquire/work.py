@@ -74,6 +74,7 @@ class AcquireWork(PartWork):
     """
 
     stage: ClassVar[str] = "acquire"
+    version: ClassVar[int] = 2
     upstream: ClassVar[tuple[str, ...]] = ("source",)
 
     def __init__(
