@@ -9,7 +9,6 @@ import tarfile
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import groupby, islice
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from schemas.errors import InputError
@@ -96,14 +95,14 @@ def _members(place: Place) -> Iterator[_Member]:
     with place.open() as file, tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header that it has read
-            path = PurePosixPath(member.name)
-            stem, dot, ending = path.name.partition(".")
+            folder, _, name = member.name.rpartition("/")
+            stem, dot, ending = name.partition(".")
             if not (member.isreg() and stem and dot):
                 continue
             ending = ending.lower()
             content = tar.extractfile(member) if ending in _TEXTS else None
             text = content.read() if content is not None else None
-            yield _Member(str(path.parent / stem), ending, member.name, member.offset_data, member.size, text)
+            yield _Member(f"{folder}/{stem}", ending, member.name, member.offset_data, member.size, text)
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
             raise tarfile.ReadError(f"no header at byte {tar.offset}; the file is broken or cut short")
