@@ -50,15 +50,17 @@ def _kill_when(recipe: Path, run: Path, home: Path, ready: str) -> None:
     command = [sys.executable, "-m", "pipelines.cli", "run", str(recipe), "--run-dir", URL]
     process = subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
-    end = time.monotonic() + 240
-    while not any(run.glob(ready)):
-        assert process.poll() is None, f"the run ended before {ready} was there"
-        assert time.monotonic() < end, f"{ready} never came"
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # Prefect's own server outlives its driver
+    end = time.monotonic() + 600
+    try:
+        while not any(run.glob(ready)):
+            assert process.poll() is None, f"the run ended before {ready} was there"
+            assert time.monotonic() < end, f"{ready} never came"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # Prefect's own server outlives its driver
 
 
 def _digests(run: Path) -> dict[str, str]:
