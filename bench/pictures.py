@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-_QUALITY = 75
+_QUALITY = 83
 _EXPONENT = 1.5
 _PER_FOLDER = 1000
 
@@ -23,8 +23,8 @@ _PER_FOLDER = 1000
 def make_pictures(folder: Path, count: int) -> list[str]:
     """Writes `count` JPEGs of 0.3 to 2 megapixels, 150 kB on average, unless they are there; their paths in `folder`.
 
-    The content is noise whose amplitude falls with frequency, as that of photographs does, so steeply that quality 75
-    takes one bit a pixel: decoding costs what it costs for a photograph of that size. Its number fixes a picture.
+    The content is noise whose amplitude falls with frequency, as that of photographs does, so steeply that quality 83
+    takes about a bit a pixel: decoding costs what it costs for a photograph of that size. Its number fixes a picture.
     """
     paths = [f"{index // _PER_FOLDER:03d}/{index:06d}.jpg" for index in range(count)]
     missing = [index for index, path in enumerate(paths) if not (folder / path).exists()]

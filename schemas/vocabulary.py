@@ -85,7 +85,7 @@ class Reason(StrEnum):
 
 _A, _S = Stage.ACQUIRE, Stage.SELECT
 _INFO: dict[Reason, ReasonInfo] = {
-    Reason.BAD_ROW: ReasonInfo(Stage.SOURCE, "the row has no url or no caption, or its boxes do not parse"),
+    Reason.BAD_ROW: ReasonInfo(Stage.SOURCE, "no url, caption or picture, or its boxes or conversation do not parse"),
     Reason.BAD_URL: ReasonInfo(_A, "not an http or https address"),
     Reason.BLOCKED_ADDRESS: ReasonInfo(_A, "the address is private, loopback, link-local or reserved"),
     Reason.DNS_ERROR: ReasonInfo(_A, "the host name has no address", transient=True),

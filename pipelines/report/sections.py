@@ -291,9 +291,10 @@ class Sections:
         text = path.read_text()
         comments = re.findall(r"^# (\S+) (\d\S*)$", text, re.MULTILINE)
         body = re.sub(r"\A(#[^\n]*\n)+", "", text)
+        table = self.recipe.source.table
         return {
             "name": self.recipe.name,
-            "table": self.recipe.source.table,
+            "table": table if isinstance(table, str) else ", ".join(table),
             "recipe": re.sub(r"(://)[^/@\s]+@", r"\1…@", body),  # a password in an address is not for readers
             "versions": comments,
             "started": datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -131,5 +131,5 @@ def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path: Path, world: Path
     )
     assert told.exit_code == 1 and "cannot write" in told.output
     recipe = str(_recipe(tmp_path, table=str(world / "urls.parquet")))
-    told = runner.invoke(app, ["run", recipe, "--run-dir", "s3://bucket/run"])
-    assert told.exit_code == 2 and "only local folders" in told.output
+    told = runner.invoke(app, ["run", recipe, "--run-dir", "nosuch://bucket/run"])
+    assert told.exit_code == 2 and "nosuch://bucket/run cannot be opened" in told.output
