@@ -27,11 +27,13 @@ app = typer.Typer(
 out = Console(width=None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", 140)))
 
 RecipeArgument = Annotated[Path, typer.Argument(help="A recipe: one YAML file. Examples lie in pipelines/recipes/.")]
-RunArgument = Annotated[Path, typer.Argument(help="A run folder, for example runs/demo.")]
+RunArgument = Annotated[str, typer.Argument(help="A run folder, for example runs/demo or s3://bucket/demo.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", help="key=value over the recipe, e.g. source.table=my.parquet; repeatable.")
 ]
-RunDirOption = Annotated[Path | None, typer.Option(help="Where the run is written. [default: runs/NAME]")]
+RunDirOption = Annotated[
+    str | None, typer.Option(help="Where the run is written: a folder, or s3://bucket/NAME. [default: runs/NAME]")
+]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -46,7 +48,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         except SluiceError as error:
             _fail(str(error), error.exit_status)
         except PermissionError as error:
-            _fail(f"no permission for {error.filename}; choose another folder or mend its permissions", 2)
+            _fail(f"no permission for {error.filename or f'the store: {error}'}; choose another folder or mend its "
+                  "permissions", 2)  # fmt: skip
         except KeyboardInterrupt:
             _fail("stopped; start the same command again and it goes on where it was", 1)
         except Exception as error:
@@ -64,7 +67,7 @@ def _fail(message: str, status: int) -> None:
 
 
 def _known_cause(error: BaseException) -> SluiceError | None:
-    """The Sluice error or full disk behind an error of Ray's or Prefect's."""
+    """The Sluice error, full disk or silent store behind an error of Ray's, Prefect's or the store's."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
@@ -73,6 +76,8 @@ def _known_cause(error: BaseException) -> SluiceError | None:
             return current
         if isinstance(current, OSError) and current.errno == 28:
             return SluiceError(f"the disk is full ({current.filename}); free some room and start the run again")
+        if type(current).__module__ == "botocore.exceptions":
+            return SluiceError(f"the store failed: {current}; see that it runs and that the environment names it")
         current = getattr(current, "cause", None) or current.__cause__ or current.__context__
     return None
 
@@ -281,12 +286,13 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _folder(run: Path) -> Any:
+def _folder(run: str) -> Any:
     from stages.run_folder import RunFolder
 
-    if not (run / "recipe.yaml").exists():
+    folder = RunFolder(run)
+    if not folder.path("recipe.yaml").exists():
         raise InputError(f"{run} is not a run folder (it has no recipe.yaml); runs are made by `sluice run RECIPE`")
-    return RunFolder(run)
+    return folder
 
 
 def main() -> None:

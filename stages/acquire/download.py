@@ -14,6 +14,8 @@ from stages.acquire.fetch import Fetcher
 from stages.acquire.settings import AcquireSettings
 
 _DNS_THREADS = 32
+#: Pictures that may wait for a decoder before no more are asked for. More would only fall out of the processor's cache.
+_MOST_WAITING = 16
 
 
 class AiohttpEngine(Engine):
@@ -31,6 +33,8 @@ class AiohttpEngine(Engine):
         self._thread = threading.Thread(target=self._loop.run_forever, name="download", daemon=True)
         self._thread.start()
         self._in_flight = asyncio.Semaphore(settings.concurrency)
+        self._waiting = 0
+        self._room = asyncio.Condition()
         self._fetcher = Fetcher(settings)
         asyncio.run_coroutine_threadsafe(self._fetcher.__aenter__(), self._loop).result()
         self._close = weakref.finalize(self, _close, self._loop, self._thread, self._fetcher)
@@ -48,6 +52,8 @@ class AiohttpEngine(Engine):
 
             async def one(index: int) -> None:
                 async with self._in_flight:
+                    async with self._room:
+                        await self._room.wait_for(lambda: self._waiting < _MOST_WAITING)
                     outcomes[index] = await self._one(urls[index])
 
             for index in _by_turns(urls):
@@ -59,7 +65,13 @@ class AiohttpEngine(Engine):
         if fetched.body is None:
             assert fetched.reason is not None
             return dropped(fetched.reason, fetched.message, fetched.http_status)
-        columns, picture = await self._loop.run_in_executor(self.decoders, self.decode, fetched.body)
+        self._waiting += 1
+        try:
+            columns, picture = await self._loop.run_in_executor(self.decoders, self.decode, fetched.body)
+        finally:
+            self._waiting -= 1
+            async with self._room:
+                self._room.notify()
         return columns | {"http_status": fetched.http_status}, picture
 
 

@@ -133,3 +133,16 @@ def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path: Path, world: Path
     recipe = str(_recipe(tmp_path, table=str(world / "urls.parquet")))
     told = runner.invoke(app, ["run", recipe, "--run-dir", "nosuch://bucket/run"])
     assert told.exit_code == 2 and "nosuch://bucket/run cannot be opened" in told.output
+
+
+def test_a_store_without_credentials_is_told_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    told = runner.invoke(app, ["status", "s3://bucket/run"])
+    assert told.exit_code == 1 and "Unable to locate credentials" in told.output
