@@ -55,6 +55,9 @@ class AiohttpEngine(Engine):
                     async with self._room:
                         await self._room.wait_for(lambda: self._waiting < _MOST_WAITING)
                     outcomes[index] = await self._one(urls[index])
+                    async with self._room:
+                        # A row that did not come to the decoders makes room too, and one may make room for many.
+                        self._room.notify(max(1, _MOST_WAITING - self._waiting))
 
             for index in _by_turns(urls):
                 tasks.create_task(one(index))
@@ -70,8 +73,6 @@ class AiohttpEngine(Engine):
             columns, picture = await self._loop.run_in_executor(self.decoders, self.decode, fetched.body)
         finally:
             self._waiting -= 1
-            async with self._room:
-                self._room.notify()
         return columns | {"http_status": fetched.http_status}, picture
 
 

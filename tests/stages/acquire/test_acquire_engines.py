@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,18 @@ def _pictures(path: Path) -> Iterator[tuple[str, bytes]]:
     from stages.tar import read_members
 
     yield from read_members(path, "jpg")
+
+
+def test_rows_without_a_picture_do_not_use_up_the_room_for_others(
+    settings: AcquireSettings, hostile: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stages.acquire.download._MOST_WAITING", 1)
+    engine = make_engine(settings.model_copy(update={"concurrency": 8, "per_host": 8, "host_failures": 0}))
+    paths = ["/ok.jpg", "/missing.jpg", "/page.jpg", "/gone.jpg"] * 30
+    with ThreadPoolExecutor(1) as thread:
+        outcomes = thread.submit(engine.acquire, [hostile.url(path) for path in paths]).result(timeout=60)
+    assert sum(jpeg is not None for _, jpeg in outcomes) == 30
+    engine.close()
 
 
 def test_the_peers_guard_ends_with_it(settings: AcquireSettings, hostile: Server) -> None:
