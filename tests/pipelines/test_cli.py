@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from s3fs import S3FileSystem
 from typer.testing import CliRunner
 
 from pipelines.cli import app
@@ -144,5 +145,6 @@ def test_a_store_without_credentials_is_told_without_a_traceback(
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    S3FileSystem.clear_instance_cache()  # one that an earlier test left here would have its credentials
     told = runner.invoke(app, ["status", "s3://bucket/run"])
     assert told.exit_code == 1 and "Unable to locate credentials" in told.output
