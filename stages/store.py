@@ -43,10 +43,7 @@ def open_path(name: str | Path) -> Path:
     if re.search(r"[*?[]", rest):
         raise InputError(f"{protocol}://{rest}: an address cannot hold *, ? or [, which stand for other letters there")
     # Others write there too, so listings are never kept.
-    options: dict[str, Any] = {"use_listings_cache": False}
-    if protocol in ("s3", "s3a"):
-        # Stores other than Amazon's answer a range with the whole object's checksum, which cannot fit.
-        options["config_kwargs"] = {"response_checksum_validation": "when_required"}
+    options = {"use_listings_cache": False, **client_options(protocol)}
     from upath import UPath
 
     try:
@@ -55,6 +52,14 @@ def open_path(name: str | Path) -> Path:
     except (ValueError, ImportError) as error:
         raise InputError(f"{protocol}://{rest} cannot be opened: {error}") from error
     return cast(Path, path)
+
+
+def client_options(protocol: str) -> dict[str, Any]:
+    """What fsspec's client of a store needs to be told besides the recipe's options and the environment's."""
+    if protocol not in ("s3", "s3a"):
+        return {}
+    # Stores other than Amazon's answer a range with the whole object's checksum, which cannot fit.
+    return {"config_kwargs": {"response_checksum_validation": "when_required"}}
 
 
 def is_local(path: Path) -> bool:

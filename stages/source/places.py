@@ -21,14 +21,13 @@ from fsspec.utils import get_protocol
 
 from schemas.errors import InputError
 from schemas.identity import digest, digest_file
+from stages.store import client_options
 
 #: What the clients of the stores raise where something is not there or does not answer; ValueError comes of a web
 #: server that sends no ranges.
 STORE_ERRORS = (OSError, ValueError, aiohttp.ClientError, BotoCoreError, ClientError)
 
 _WEB = ("http://", "https://")
-#: Stores other than Amazon's answer a range with the whole object's checksum, which cannot fit.
-_S3 = {"config_kwargs": {"response_checksum_validation": "when_required"}}
 _CHECKSUMS = ("ETag", "etag", "md5Hash", "Content-MD5", "Digest")
 
 
@@ -168,7 +167,7 @@ def open_store(name: str, options: Mapping[str, Any], key: str = "table") -> tup
     try:
         if protocol in ("file", "local"):
             return url_to_fs(name)
-        return url_to_fs(name, **{**(_S3 if protocol in ("s3", "s3a") else {}), **options})
+        return url_to_fs(name, **{**client_options(protocol), **options})
     except (ValueError, TypeError, ImportError) as error:
         raise InputError(f"source.{key}: cannot open {name}: {error}") from error
 

@@ -50,21 +50,22 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     command = [sys.executable, "-m", "pipelines.cli", "serve", str(folder), "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=environment(folder))
     try:
-        _wait(f"http://127.0.0.1:{port}/robots.txt")
+        wait_for(f"http://127.0.0.1:{port}/robots.txt", process)
         yield folder
     finally:
         process.terminate()
         process.wait(10)
 
 
-def _wait(url: str) -> None:
-    end = time.monotonic() + 60
+def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Waits until `process` answers at `url`; raises what came instead where it ended, or did not within 2 minutes."""
+    end = time.monotonic() + 120
     while True:
         try:
             urllib.request.urlopen(url, timeout=2).close()
             return
         except (urllib.error.URLError, OSError):
-            if time.monotonic() > end:
+            if time.monotonic() > end or process.poll() is not None:
                 raise
             time.sleep(0.1)
 

@@ -8,8 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.conftest import ROOT, environment
+from tests.end_to_end.conftest import ROOT, environment, wait_for
 
 
 @pytest.fixture
@@ -31,23 +29,11 @@ def server(tmp_path: Path) -> Iterator[str]:
         start_new_session=True,
     )  # fmt: skip
     try:
-        _wait(f"http://127.0.0.1:{port}/api/health", process)
+        wait_for(f"http://127.0.0.1:{port}/api/health", process)
         yield f"http://127.0.0.1:{port}/api"
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(30)
-
-
-def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=2).close()
-            return
-        except (urllib.error.URLError, OSError):
-            if time.monotonic() > end or process.poll() is not None:
-                raise
-            time.sleep(0.1)
 
 
 def _asked(url: str) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from stages.tar import read_members
 from stages.train.checkpoint import CheckpointFolder
 from stages.train.logs import StepLog, read_log
 from stages.train.loop import Progress
-from tests.s3_store import KEY, SECRET, serve_s3
+from tests.s3_store import KEY, SECRET, found_s3
 from tests.stages.feed.tiny_run import feed_all, make_model, make_run
 
 TABLE = pa.table({"sample_id": ["a", "b"], "row": [0, 1], "note": ["x", None]})
@@ -31,14 +31,9 @@ TABLE = pa.table({"sample_id": ["a", "b"], "row": [0, 1], "note": ["x", None]})
 def buckets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The local folder behind an S3 endpoint that this process's S3 clients find; `bucket` is in it."""
     folder = tmp_path_factory.mktemp("s3")
-    (folder / "bucket").mkdir()
-    with serve_s3(folder) as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
+    with found_s3(folder) as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        S3FileSystem.clear_instance_cache()
         yield folder
-    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(params=["local", "s3"])

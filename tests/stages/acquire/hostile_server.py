@@ -160,9 +160,13 @@ class Server:
 
 async def drip(writer: asyncio.StreamWriter) -> None:
     """A byte now and then: never silent for long, never done."""
-    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    await _drip(writer, b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"x")
+
+
+async def _drip(writer: asyncio.StreamWriter, head: bytes, piece: bytes) -> None:
+    writer.write(head)
     while True:
-        writer.write(b"x")
+        writer.write(piece)
         await writer.drain()
         await asyncio.sleep(0.05)
 
@@ -173,19 +177,12 @@ async def silent(writer: asyncio.StreamWriter) -> None:
 
 async def drip_header(writer: asyncio.StreamWriter) -> None:
     """A header that never ends, a letter at a time."""
-    writer.write(b"HTTP/1.1 200 OK\r\nX: ")
-    while True:
-        writer.write(b"y")
-        await writer.drain()
-        await asyncio.sleep(0.05)
+    await _drip(writer, b"HTTP/1.1 200 OK\r\nX: ", b"y")
 
 
 async def drip_continue(writer: asyncio.StreamWriter) -> None:
     """One interim answer after another, and never the real one."""
-    while True:
-        writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        await writer.drain()
-        await asyncio.sleep(0.05)
+    await _drip(writer, b"", b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def endless(writer: asyncio.StreamWriter, head: bytes = b"HTTP/1.1 200 OK\r\n\r\n") -> None:

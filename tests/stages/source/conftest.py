@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import http.server
-import re
 import shutil
-import subprocess
-import sysconfig
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +12,7 @@ from pathlib import Path
 import pytest
 from s3fs import S3FileSystem
 
-from tests.s3_store import serve_s3
+from tests.s3_store import found_s3, serve
 
 #: Brings a local folder into a store under a name; gives its address.
 Give = Callable[[Path, str], str]
@@ -24,46 +21,26 @@ Give = Callable[[Path, str], str]
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Give]:
     """A bucket that this process's S3 clients find by the environment."""
-    folder = tmp_path_factory.mktemp("s3")
-    (folder / "bucket").mkdir()
-    with serve_s3(folder) as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        S3FileSystem.clear_instance_cache()
+    with found_s3(tmp_path_factory.mktemp("s3")):
 
         def give(local: Path, name: str) -> str:
             S3FileSystem().put(f"{local}/", f"bucket/{name}/", recursive=True)
             return f"s3://bucket/{name}"
 
         yield give
-    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Give]:
     """A web server that lists folders and answers ranges."""
     folder = tmp_path_factory.mktemp("web")
-    rclone = Path(sysconfig.get_path("scripts"), "rclone")
-    command = [rclone, "serve", "http", "--addr", "127.0.0.1:0", "--dir-cache-time", "0s", folder]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        said = ""
-        while (address := re.search(r"Server started on \[(http://127\.0\.0\.1:\d+)", said)) is None:
-            line = process.stderr.readline()
-            assert line, f"rclone ended: {said}"
-            said += line
-        threading.Thread(target=process.stderr.read, daemon=True).start()  # a full pipe would stop it
-        url = address[1]
+    with serve("http", folder, "--dir-cache-time", "0s") as url:
 
         def give(local: Path, name: str) -> str:
             shutil.copytree(local, folder / name)
             return f"{url}/{name}"
 
         yield give
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 @pytest.fixture
