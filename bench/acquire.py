@@ -40,7 +40,8 @@ DATA = Path("data/bench/acquire")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="1,000 pictures once, not 6,000 twice")
+    parser.add_argument("--quick", action="store_true", help="1,000 pictures, once")
+    parser.add_argument("--count", type=int, default=3000, help="pictures; each run is done twice (default 3000)")
     parser.add_argument("--one", choices=["ours", "peer"], help=argparse.SUPPRESS)
     parser.add_argument("--table", help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
@@ -49,7 +50,7 @@ def main() -> None:
         run = {"ours": _ours, "peer": _peer}[arguments.one]
         print(json.dumps(_measured(run, Path(arguments.table), Path(arguments.out))))
         return
-    count, rounds = (1000, 1) if arguments.quick else (6000, 2)
+    count, rounds = (1000, 1) if arguments.quick else (arguments.count, 2)
     paths = make_pictures(DATA, count)
     size = sum((DATA / path).stat().st_size for path in paths) / count
     print(f"{count} JPEGs, {size / 1000:.0f} kB on average", file=sys.stderr)

@@ -81,6 +81,17 @@ DECISIONS = pa.schema(
     ]
 )
 
+#: RUN/masked.parquet: captions of samples from which personal data was masked; they stand in place of the source's.
+MASKED = pa.schema([("sample_id", pa.string()), ("caption", pa.string()), ("captions", pa.list_(pa.string()))])
+
+
+def scores(measures: list[str]) -> pa.Schema:
+    """RUN/scores.parquet: one row for every source row, one column for every measure that a threshold stands on."""
+    return pa.schema(
+        [("sample_id", pa.string()), ("row", pa.int64()), *((measure, pa.float32()) for measure in measures)]
+    )
+
+
 TURN = pa.struct([("question", pa.string()), ("answer", pa.string()), ("kind", pa.string())])
 
 #: RUN/conversations/00000.parquet: one row for every conversation; a sample may have several.
@@ -93,6 +104,21 @@ CONVERSATIONS = pa.schema(
         ("model", pa.string()),  # the endpoint's model; null for templates
         ("prompt_version", pa.string()),
         ("turns", pa.list_(TURN)),
+    ]
+)
+
+#: RUN/rejected/00000.parquet: one row for every turn or whole conversation that a gate refused.
+REJECTED = pa.schema(
+    [
+        ("conversation_id", pa.string()),
+        ("sample_id", pa.string()),
+        ("kind", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),  # what the gate saw, for example the object that nothing supports
+        ("scope", pa.string()),  # turn | conversation
+        ("question", pa.string()),  # null where the whole answer could not be read
+        ("answer", pa.string()),
+        ("retried", pa.bool_()),  # the language model was asked once more, with the reason
     ]
 )
 

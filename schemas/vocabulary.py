@@ -64,15 +64,40 @@ class Reason(StrEnum):
     BAD_BOXES = "bad_boxes"
     # select
     PICTURE_TOO_SMALL = "picture_too_small"
+    PICTURE_TOO_LARGE = "picture_too_large"
     ASPECT_RATIO = "aspect_ratio"
     CAPTION_SHORT = "caption_short"
     CAPTION_LONG = "caption_long"
     CAPTION_BOILERPLATE = "caption_boilerplate"
+    CAPTION_LANGUAGE = "caption_language"
+    CAPTION_REPEATED = "caption_repeated"
+    CAPTION_VARIETY = "caption_variety"
+    PERSONAL_DATA = "personal_data"
+    BAD_VECTOR = "bad_vector"
     CLIP_SCORE = "clip_score"
+    AESTHETIC = "aesthetic"
+    WATERMARK = "watermark"
+    UNSAFE = "unsafe"
+    TEXT_BASED = "text_based"
+    IMAGE_BASED = "image_based"
+    STRATEGY = "strategy"
+    CONTAMINATED_PICTURE = "contaminated_picture"
+    CONTAMINATED_TEXT = "contaminated_text"
     DUPLICATE_EXACT = "duplicate_exact"
     DUPLICATE_PERCEPTUAL = "duplicate_perceptual"
     DUPLICATE_SEMANTIC = "duplicate_semantic"
     # instruct
+    NO_CONTEXT = "no_context"
+    CAPTION_INSTRUCTS = "caption_instructs"
+    UNGROUNDED = "ungrounded"
+    LEAK = "leak"
+    REFUSAL = "refusal"
+    REPETITION = "repetition"
+    ANSWER_LANGUAGE = "answer_language"
+    ANSWER_LENGTH = "answer_length"
+    BROKEN_TURNS = "broken_turns"
+    ASKED_TWICE = "asked_twice"
+    NOT_VISUAL = "not_visual"
     NO_CONVERSATION = "no_conversation"
     # feed
     TOO_LONG = "too_long"
@@ -83,7 +108,7 @@ class Reason(StrEnum):
         return _INFO[self]
 
 
-_A, _S = Stage.ACQUIRE, Stage.SELECT
+_A, _S, _I = Stage.ACQUIRE, Stage.SELECT, Stage.INSTRUCT
 _INFO: dict[Reason, ReasonInfo] = {
     Reason.BAD_ROW: ReasonInfo(Stage.SOURCE, "no url, caption or picture, or its boxes or conversation do not parse"),
     Reason.BAD_URL: ReasonInfo(_A, "not an http or https address"),
@@ -108,14 +133,39 @@ _INFO: dict[Reason, ReasonInfo] = {
     Reason.TOO_FEW_PIXELS: ReasonInfo(_A, "the picture has fewer pixels than allowed"),
     Reason.BAD_BOXES: ReasonInfo(_A, "a box reaches far beyond the picture; see source.box_form and box_units"),
     Reason.PICTURE_TOO_SMALL: ReasonInfo(_S, "the picture's shorter side is under the rule's limit"),
+    Reason.PICTURE_TOO_LARGE: ReasonInfo(_S, "the picture has more pixels than the rule's limit"),
     Reason.ASPECT_RATIO: ReasonInfo(_S, "the picture is too long and thin"),
     Reason.CAPTION_SHORT: ReasonInfo(_S, "the caption has too few words"),
     Reason.CAPTION_LONG: ReasonInfo(_S, "the caption has too many words"),
     Reason.CAPTION_BOILERPLATE: ReasonInfo(_S, "the caption says nothing of the picture (a file name, a stock phrase)"),
+    Reason.CAPTION_LANGUAGE: ReasonInfo(_S, "the caption is in none of the languages that are asked for"),
+    Reason.CAPTION_REPEATED: ReasonInfo(_S, "the same caption stands beside many different pictures"),
+    Reason.CAPTION_VARIETY: ReasonInfo(_S, "the caption says the same words over and over"),
+    Reason.PERSONAL_DATA: ReasonInfo(_S, "the caption holds an e-mail address or a telephone number"),
+    Reason.BAD_VECTOR: ReasonInfo(_S, "the picture's vector is zero or not a number"),
     Reason.CLIP_SCORE: ReasonInfo(_S, "picture and caption do not fit each other well enough"),
+    Reason.AESTHETIC: ReasonInfo(_S, "the aesthetic head's score is beyond its threshold"),
+    Reason.WATERMARK: ReasonInfo(_S, "the watermark head's score is beyond its threshold"),
+    Reason.UNSAFE: ReasonInfo(_S, "the unsafe-content head's score is beyond its threshold"),
+    Reason.TEXT_BASED: ReasonInfo(_S, "the caption names none of the concepts of the strategy text_based"),
+    Reason.IMAGE_BASED: ReasonInfo(_S, "the picture's cluster is near none of the strategy image_based's references"),
+    Reason.STRATEGY: ReasonInfo(_S, "none of the strategy's alternatives keeps it"),
+    Reason.CONTAMINATED_PICTURE: ReasonInfo(_S, "the picture is near one of a named evaluation set"),
+    Reason.CONTAMINATED_TEXT: ReasonInfo(_S, "the caption shares a run of words with a named evaluation set"),
     Reason.DUPLICATE_EXACT: ReasonInfo(_S, "the same bytes as a kept picture"),
     Reason.DUPLICATE_PERCEPTUAL: ReasonInfo(_S, "nearly the same pixels as a kept picture"),
     Reason.DUPLICATE_SEMANTIC: ReasonInfo(_S, "nearly the same CLIP vector as a kept picture"),
-    Reason.NO_CONVERSATION: ReasonInfo(Stage.INSTRUCT, "no kind of conversation could be made of it"),
+    Reason.NO_CONTEXT: ReasonInfo(_I, "no caption and no box that a conversation could be made from"),
+    Reason.CAPTION_INSTRUCTS: ReasonInfo(_I, "a caption tries to give the language model orders"),
+    Reason.UNGROUNDED: ReasonInfo(_I, "an answer names what neither captions nor boxes support"),
+    Reason.LEAK: ReasonInfo(_I, "an answer gives away that it was written from captions or boxes"),
+    Reason.REFUSAL: ReasonInfo(_I, "the language model refused, or spoke of itself"),
+    Reason.REPETITION: ReasonInfo(_I, "an answer goes round in circles"),
+    Reason.ANSWER_LANGUAGE: ReasonInfo(_I, "an answer is in none of the languages that are asked for"),
+    Reason.ANSWER_LENGTH: ReasonInfo(_I, "an answer is too short or too long"),
+    Reason.BROKEN_TURNS: ReasonInfo(_I, "the answer has not the form that was asked for"),
+    Reason.ASKED_TWICE: ReasonInfo(_I, "a question was asked before in the same conversation"),
+    Reason.NOT_VISUAL: ReasonInfo(_I, "the question can be answered without the picture"),
+    Reason.NO_CONVERSATION: ReasonInfo(_I, "no kind of conversation could be made of it"),
     Reason.TOO_LONG: ReasonInfo(Stage.FEED, "no conversation of it fits into a pack with its picture whole"),
 }

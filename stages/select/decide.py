@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from schemas.errors import SluiceError
 from schemas.tables import DECISIONS
 from schemas.vocabulary import Reason, Stage, State
 from stages.run_folder import WHOLE, RunFolder, work_key
-from stages.select.dedup import exact_duplicates, perceptual_duplicates, semantic_duplicates
+from stages.select.dedup import Verdicts, drop_duplicates
 from stages.select.rules import apply_rules
 from stages.select.score import histogram, threshold
 from stages.select.settings import SelectSettings
@@ -23,39 +22,6 @@ VERSION = 1
 _SAMPLE_COLUMNS = [
     "sample_id", "row", "caption", "original_width", "original_height", "sha256", "phash", "reason",
 ]  # fmt: skip
-
-
-@dataclass
-class _Verdicts:
-    """What is decided so far, by place in the table of samples.
-
-    Attributes:
-        reason: object [n], None where not dropped.
-        keeper: int64 [n], place of the row that was kept instead; -1 where the row is no duplicate.
-    """
-
-    reason: np.ndarray
-    keeper: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.keeper = np.full(len(self.reason), -1, np.int64)
-
-    def alive(self, places: np.ndarray) -> np.ndarray:
-        """Those of `places` that are not dropped, in the same order."""
-        return places[pc.is_null(pa.array(self.reason[places], pa.string())).to_numpy(zero_copy_only=False)]
-
-    def drop_duplicates(self, places: np.ndarray, keeper: np.ndarray, reason: Reason) -> None:
-        """`keeper`: for each of `places` the kept one's index in `places`, or -1."""
-        dropped = keeper >= 0
-        self.reason[places[dropped]] = reason.value
-        self.keeper[places[dropped]] = places[keeper[dropped]]
-
-    def final_keeper(self) -> np.ndarray:
-        """Keepers, followed to one that is kept in the end (a later kind of dedup may have dropped the first)."""
-        final = self.keeper.copy()
-        while (moved := (final >= 0) & (self.keeper[final] >= 0)).any():
-            final[moved] = self.keeper[final[moved]]
-        return final
 
 
 def decide(samples: pa.Table, vectors: pa.Table, settings: SelectSettings, holdout: float, seed: int) -> pa.Table:
@@ -87,7 +53,7 @@ def decide(samples: pa.Table, vectors: pa.Table, settings: SelectSettings, holdo
         raise SluiceError(f"select: sample {lost_id} has a picture but no vector; run the embed stage again")
 
     broken = pc.if_else(pc.is_valid(samples["reason"]), samples["reason"], apply_rules(samples, settings.rules))
-    verdicts = _Verdicts(broken.to_numpy(zero_copy_only=False).copy())
+    verdicts = Verdicts(broken.to_numpy(zero_copy_only=False).copy())
     score = scores.to_numpy(zero_copy_only=False)
     lowest = threshold(score[open_rows], settings.clip.keep)
     if lowest is not None:
@@ -95,21 +61,7 @@ def decide(samples: pa.Table, vectors: pa.Table, settings: SelectSettings, holdo
         # Scores are float32: compared as such, 0.3 itself reaches a threshold of 0.3.
         verdicts.reason[passed[score[passed] < np.float32(lowest)]] = Reason.CLIP_SCORE.value
 
-    places = verdicts.alive(_by_preference(samples, score))
-    if settings.dedup.exact:
-        digests = _codes(samples["sha256"])[places]
-        verdicts.drop_duplicates(places, exact_duplicates(digests), Reason.DUPLICATE_EXACT)
-        places = verdicts.alive(places)
-    if settings.dedup.perceptual is not None:
-        hashed = places[pc.is_valid(samples["phash"]).to_numpy()[places]]
-        hashes = _hashes(samples["phash"].take(pa.array(hashed)))
-        keeper = perceptual_duplicates(hashes, settings.dedup.perceptual.max_hamming)
-        verdicts.drop_duplicates(hashed, keeper, Reason.DUPLICATE_PERCEPTUAL)
-        places = verdicts.alive(places)
-    if settings.dedup.semantic is not None:
-        stored = _matrix(vectors["vector"])[place.take(pa.array(places)).to_numpy()]
-        keeper = semantic_duplicates(stored, settings.dedup.semantic.min_cosine)
-        verdicts.drop_duplicates(places, keeper, Reason.DUPLICATE_SEMANTIC)
+    drop_duplicates(verdicts, verdicts.alive(_by_preference(samples, score)), samples, vectors, place, settings.dedup)
     return _table(samples, scores, verdicts, holdout, seed)
 
 
@@ -172,24 +124,6 @@ def _by_preference(samples: pa.Table, score: np.ndarray) -> np.ndarray:
     return np.lexsort((samples["row"].to_numpy(), -width * height, -score))
 
 
-def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    """A number for each distinct value; a null is like no other."""
-    codes = column.combine_chunks().dictionary_encode().indices
-    own = pa.array(-1 - np.arange(len(codes), dtype=np.int32))
-    return pc.coalesce(codes, own).to_numpy()
-
-
-def _hashes(column: pa.ChunkedArray) -> np.ndarray:
-    """16 hex digits -> uint64."""
-    return np.frombuffer(bytes.fromhex("".join(column.to_pylist())), ">u8").astype(np.uint64)
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of fixed-size lists -> [n, dim]."""
-    dim = column.type.list_size
-    return np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim) for chunk in column.chunks])
-
-
 def _splits(ids: list[str], holdout: float, seed: int) -> np.ndarray:
     """True where a sample goes to `val`. Ids are hashes; splitmix64 (Steele et al. 2014) mixes the seed in."""
     mixed = np.frombuffer(bytes.fromhex("".join(name[:16] for name in ids)), ">u8").astype(np.uint64)
@@ -200,7 +134,7 @@ def _splits(ids: list[str], holdout: float, seed: int) -> np.ndarray:
     return (mixed >> np.uint64(11)).astype(np.float64) / (1 << 53) < holdout
 
 
-def _table(samples: pa.Table, scores: pa.Array, verdicts: _Verdicts, holdout: float, seed: int) -> pa.Table:
+def _table(samples: pa.Table, scores: pa.Array, verdicts: Verdicts, holdout: float, seed: int) -> pa.Table:
     reason = pa.array(verdicts.reason, pa.string())
     names, stages = pa.array([r.value for r in Reason]), pa.array([r.info.stage.value for r in Reason])
     kept = pc.is_null(reason)

@@ -4,8 +4,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stages.select import dedup
-from stages.select.dedup import exact_duplicates, hamming_pairs, perceptual_duplicates, semantic_duplicates, to_kept
+from stages.select.dedup import semantic
+from stages.select.dedup.exact import exact_duplicates
+from stages.select.dedup.link import to_kept
+from stages.select.dedup.perceptual import hamming_pairs, perceptual_duplicates
+from stages.select.dedup.semantic import semantic_duplicates
 
 
 def _near(hashes: np.ndarray, k: int) -> np.ndarray:
@@ -95,17 +98,17 @@ def test_semantic_dedup_is_the_plain_rule_for_any_block(count: int, seed: int, b
     unit = vectors.astype(np.float64)
     unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     cosine = unit @ unit.T
-    original, dedup._BLOCK_ROWS = dedup._BLOCK_ROWS, block
+    original, semantic._BLOCK_ROWS = semantic._BLOCK_ROWS, block
     try:
         assert semantic_duplicates(vectors, 0.9).tolist() == _greedy(cosine >= 0.9, -cosine)
     finally:
-        dedup._BLOCK_ROWS = original
+        semantic._BLOCK_ROWS = original
 
 
 def test_clusters_find_nearly_all_that_comparing_all_finds(monkeypatch) -> None:
     vectors = _clusters(np.random.default_rng(0), 3000)
     exact = semantic_duplicates(vectors, 0.95)
-    monkeypatch.setattr(dedup, "FLAT_LIMIT", 1000)
+    monkeypatch.setattr(semantic, "FLAT_LIMIT", 1000)
     clustered = semantic_duplicates(vectors, 0.95)
     np.testing.assert_array_equal(clustered, semantic_duplicates(vectors, 0.95))
     assert (exact >= 0).sum() > 500
