@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
-import imagehash
 import numpy as np
 import simplejpeg
 from PIL import Image, ImageCms
@@ -19,6 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from schemas.vocabulary import Reason
 from stages.acquire.avif import av1_sizes
+from stages.acquire.fingerprint import Fingerprint, fingerprint
 from stages.acquire.settings import AcquireSettings
 
 #: Each known format's first bytes (and the bytes from the eighth on, for containers). AVIF is looked at apart.
@@ -56,7 +56,6 @@ _END_OF_JPEG = b"\xff\xd9"
 _FILTER = Image.Resampling.HAMMING
 #: A larger ICC profile counts as absent: real ones, those of printing presses included, are smaller.
 _LARGEST_PROFILE = 4_000_000
-_HASHED = (32, 32)
 _ORIENTATION = 0x0112
 _TILE_WIDTH, _TILE_HEIGHT = 0x0142, 0x0143
 _TURNS = {
@@ -88,7 +87,7 @@ class Picture:
     height: int
     original_width: int
     original_height: int
-    phash: str  # 64 bits, 16 hex digits
+    fingerprint: Fingerprint
     sha256: str  # of the bytes that came
 
 
@@ -227,9 +226,7 @@ def _store(body: bytes, opened: Image.Image, settings: AcquireSettings) -> Pictu
         pixels = np.ascontiguousarray(picture)
         jpeg = simplejpeg.encode_jpeg(pixels, settings.jpeg_quality, colorspace="RGB", colorsubsampling="420")
     original = size[::-1] if orientation >= 5 else size
-    # In two steps, for a Lanczos resize of the whole would take longer than all the rest of the hash.
-    small = picture.convert("L").resize(_HASHED, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return Picture(jpeg, *picture.size, *original, str(imagehash.phash(small)), _digest(body))
+    return Picture(jpeg, *picture.size, *original, fingerprint(picture), _digest(body))
 
 
 def _fit(size: tuple[int, int], settings: AcquireSettings) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 from schemas.vocabulary import Reason
@@ -56,7 +57,7 @@ def outcome(decoded: Picture | Refused) -> Outcome:
     }
     if isinstance(decoded, Refused):
         return columns | {"reason": decoded.reason, "error_message": decoded.message}, None
-    columns |= {"width": decoded.width, "height": decoded.height, "phash": decoded.phash}
+    columns |= {"width": decoded.width, "height": decoded.height, **asdict(decoded.fingerprint)}
     return columns, decoded.jpeg
 
 

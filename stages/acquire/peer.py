@@ -31,7 +31,6 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-import imagehash
 from multidict import CIMultiDict, CIMultiDictProxy
 from PIL import Image
 
@@ -40,6 +39,7 @@ from schemas.vocabulary import Reason
 from stages.acquire.decode import Picture, Refused, inspect
 from stages.acquire.engine import Engine, Outcome, dropped, outcome
 from stages.acquire.fetch import Fetched, Fetcher, opts_out
+from stages.acquire.fingerprint import fingerprint
 from stages.acquire.guard import BlockedAddressError, Network, is_blocked
 from stages.acquire.settings import AcquireSettings
 
@@ -118,8 +118,8 @@ class Img2datasetEngine(Engine):
             jpeg, width, height, original_width, original_height, error = self._resizer(io.BytesIO(body))
         if error is not None:
             return Refused(Reason.DECODE_ERROR, error, digest)
-        phash = str(imagehash.phash(Image.open(io.BytesIO(jpeg))))
-        return Picture(jpeg, width, height, original_width, original_height, phash, digest)
+        mark = fingerprint(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+        return Picture(jpeg, width, height, original_width, original_height, mark, digest)
 
 
 @dataclass

@@ -61,8 +61,8 @@ def test_all_forms_give_nearly_the_same_picture() -> None:
         assert (found.width, found.height, found.original_width, found.original_height) == (64, 43, 300, 200), form
         assert np.abs(pixels - expected).mean() < 6, form
         assert found.sha256 == hashlib.sha256(body).hexdigest()
-        assert len(found.phash) == 16
-        assert int(found.phash, 16) >= 0
+        assert len(found.fingerprint.phash) == 16
+        assert int(found.fingerprint.phash, 16) >= 0
 
 
 def test_a_small_plain_jpeg_is_kept_as_it_is() -> None:
@@ -352,7 +352,7 @@ def test_all_is_encoded_again_where_the_recipe_says_so() -> None:
     body = encoded(picture(64, 40), quality=80)
     always = stored(body, AcquireSettings(size=64, reencode="always"))[0]
     assert always.jpeg != body
-    assert always.phash == stored(body)[0].phash
+    assert always.fingerprint == stored(body)[0].fingerprint
 
 
 def test_svg_has_a_message_of_its_own() -> None:
