@@ -101,9 +101,9 @@ class InstructWork(PartWork):
         ]
         answers = self.endpoint.answer_all([(kind.version, kind.messages(context)) for context, _, kind in chosen])
         made = []
-        for (context, name, kind), text in zip(chosen, answers, strict=True):
+        for (context, name, kind), answer in zip(chosen, answers, strict=True):
             try:
-                turns = kind.read(text, context, self.chance(context, name))
+                turns = kind.read(answer.text, context, self.chance(context, name))
             except Rejected as reason:
                 counts[f"rejected_{reason}"] += 1
                 continue

@@ -1,37 +1,24 @@
-"""Asks an OpenAI-compatible endpoint, many requests at once, and keeps every answer so that none is bought twice."""
+"""Asks an OpenAI-compatible endpoint, many requests at once, with a store of answers in front of it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-from pathlib import Path
+from dataclasses import dataclass
 
 import openai
 
 from schemas.errors import InputError, SluiceError
 from schemas.identity import digest
-from stages.instruct.settings import EndpointSettings
-from stages.store import write_atomically
+from stages.instruct.endpoint.settings import EndpointSettings
+from stages.instruct.endpoint.store import AnswerStore
 
 
-class AnswerStore:
-    """Answers by the hash of everything they depend on; one small file each, written by a rename or a put."""
+@dataclass(frozen=True)
+class Answer:
+    """What came back for one request."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def get(self, key: str) -> str | None:
-        try:
-            return json.loads(self._path(key).read_text())["answer"]
-        except (FileNotFoundError, json.JSONDecodeError):
-            return None
-
-    def put(self, key: str, answer: str) -> None:
-        write_atomically(self._path(key), json.dumps({"answer": answer}, ensure_ascii=False).encode())
-
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.json"
+    text: str
 
 
 class Endpoint:
@@ -52,7 +39,7 @@ class Endpoint:
                 )
             self._key = os.environ[settings.api_key_env]
 
-    def answer_all(self, requests: list[tuple[str, list[dict[str, str]]]]) -> list[str]:
+    def answer_all(self, requests: list[tuple[str, list[dict[str, str]]]]) -> list[Answer]:
         """Answers `(prompt version, messages)` pairs, in their order.
 
         Raises:
@@ -60,7 +47,7 @@ class Endpoint:
         """
         return asyncio.run(self._answer_all(requests))
 
-    async def _answer_all(self, requests: list[tuple[str, list[dict[str, str]]]]) -> list[str]:
+    async def _answer_all(self, requests: list[tuple[str, list[dict[str, str]]]]) -> list[Answer]:
         settings = self.settings
         slots = asyncio.Semaphore(settings.concurrency)
         async with openai.AsyncOpenAI(
@@ -85,7 +72,7 @@ class Endpoint:
                     f"the endpoint {settings.base_url} (model {settings.model}) failed: {first}; "
                     "see that it runs, then start the run again: answers so far are kept"
                 ) from first
-        return [task.result() for task in tasks]
+        return [Answer(task.result()) for task in tasks]
 
     async def _ask(self, client: openai.AsyncOpenAI, messages: list[dict[str, str]]) -> str:
         self.asked += 1

@@ -1,0 +1,7 @@
+"""The language model that is asked: its engines, the store of its answers, and its budget."""
+
+from stages.instruct.endpoint.endpoint import Answer, Endpoint
+from stages.instruct.endpoint.settings import EndpointSettings
+from stages.instruct.endpoint.store import AnswerStore
+
+__all__ = ["Answer", "AnswerStore", "Endpoint", "EndpointSettings"]
