@@ -64,10 +64,10 @@ def select(line: Line) -> Counts:
 
 def instruct(line: Line) -> Counts:
     """Makes conversations of the kept rows."""
-    from stages.instruct import InstructWork
+    from stages.instruct import instruct_place
 
     run, recipe = line.run, line.recipe
-    places = [Place(lambda: InstructWork(run, recipe.instruct, recipe.seed), num_cpus=1)]
+    places = [instruct_place(run, recipe.instruct, recipe.seed, recipe.source.rows_per_part)]
     _stream("instruct", line, places)
     return dict(count_over_parts(run, "instruct", run.parts()))
 

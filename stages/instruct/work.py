@@ -17,7 +17,7 @@ from stages.instruct.endpoint import AnswerStore, Endpoint
 from stages.instruct.kinds import EndpointKind, Rejected, TemplateKind, find_kind
 from stages.instruct.settings import InstructSettings
 from stages.run_folder import RunFolder
-from stages.store import read_parquet
+from stages.store import open_path, read_parquet
 
 
 class InstructWork(PartWork):
@@ -36,8 +36,8 @@ class InstructWork(PartWork):
         self.kinds = {name: (find_kind(name)(), share) for name, share in settings.kinds.items() if share > 0}
         self.endpoint: Endpoint | None = None
         if settings.asks_endpoint() and settings.endpoint is not None:
-            folder = settings.answers or run.root.parent / "answers"
-            self.endpoint = Endpoint(settings.endpoint, AnswerStore(folder))
+            folder = open_path(settings.answers) if settings.answers else run.root.parent / "answers"
+            self.endpoint = Endpoint(settings.endpoint, AnswerStore(folder, run.root.name))
 
     def settings(self) -> Any:
         endpoint = self.settings_.endpoint

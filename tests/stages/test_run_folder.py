@@ -13,6 +13,7 @@ from s3fs import S3FileSystem
 
 from schemas.errors import InputError, SluiceError
 from stages.feed import PackReader
+from stages.instruct.endpoint import Answer
 from stages.instruct.settings import EndpointSettings, InstructSettings
 from stages.instruct.work import InstructWork
 from stages.run_folder import RunFolder
@@ -210,9 +211,8 @@ def test_answers_of_an_endpoint_are_kept_beside_the_run(run: RunFolder) -> None:
     assert work.endpoint is not None
     store = work.endpoint.store
     assert store.folder == run.root.parent / "answers"
-    assert store.get("abc") is None
-    store.put("abc", "größer")
-    assert store.get("abc") == "größer"
+    store.put_all({"abc": Answer("größer", 3, 2)})
+    assert [path.suffix for path in store.folder.iterdir()] == [".jsonl"]
 
 
 def test_a_store_holds_the_same_shards_as_a_disk_and_reads_them_alike(buckets: Path, tmp_path: Path) -> None:

@@ -1,27 +1,132 @@
-"""Keeps every answer of an endpoint by the hash of what it depends on, so that none is bought twice."""
+"""Keeps every answer of an endpoint by the hash of what it depends on, so that none is bought twice.
+
+The folder holds segments: files of JSON lines, one answer a line. A writer has segments of its own, which only grow
+(on a disk) or are put once (in a store), so any number of writers share a folder without a lock, and a kill costs at
+most the answers that were not yet written. A line that was cut short is passed over.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from stages.store import write_atomically
+from schemas.errors import SluiceError
+from stages.instruct.endpoint.answer import Answer, Usage
+from stages.store import is_local, read_range, write_atomically
 
 
 class AnswerStore:
-    """Answers by the hash of everything they depend on; one small file each, written by a rename or a put."""
+    """Answers by key, over kills and over runs. Only where an answer stands is held in memory, not the answer.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Safe to use from several threads.
 
-    def get(self, key: str) -> str | None:
-        try:
-            return json.loads(self._path(key).read_text())["answer"]
-        except (FileNotFoundError, json.JSONDecodeError):
+    Args:
+        folder: local, or in an object store.
+        run: names the run that buys what is put here, for `spent`.
+    """
+
+    def __init__(self, folder: Path, run: str = "") -> None:
+        self.folder, self.run = folder, run
+        self._lock = threading.Lock()
+        self._places: dict[str, tuple[Path, int, int]] = {}
+        self._read: dict[str, int] = {}
+        self._spent = Usage()
+        self._segment: Path | None = None
+        self._copies: TemporaryDirectory[str] | None = None
+
+    def get(self, key: str) -> Answer | None:
+        """The answer of `key`, or None where no segment held it when the folder was last looked at."""
+        place = self._places.get(key)
+        if place is None:
             return None
+        line = json.loads(read_range(*place))
+        return Answer(line["text"], line["input_tokens"], line["output_tokens"])
 
-    def put(self, key: str, answer: str) -> None:
-        write_atomically(self._path(key), json.dumps({"answer": answer}, ensure_ascii=False).encode())
+    def put_all(self, answers: Mapping[str, Answer]) -> None:
+        """Writes answers; they are on the disk or in the store when this returns.
 
-    def _path(self, key: str) -> Path:
-        return self.folder / key[:2] / f"{key}.json"
+        Raises:
+            SluiceError: the folder cannot be written.
+        """
+        lines = [
+            json.dumps({"key": key, "run": self.run, "text": answer.text, "input_tokens": answer.input_tokens,
+                        "output_tokens": answer.output_tokens}, ensure_ascii=False)
+            for key, answer in answers.items()
+        ]  # fmt: skip
+        data = "".join(f"{line}\n" for line in lines).encode()
+        with self._lock:
+            if is_local(self.folder):
+                path = self._append(data)
+                self._take_in(path, path, self._read.get(path.name, 0))
+            else:
+                path = self._new_segment()
+                write_atomically(path, data)
+                self._copy(path.name, data)
+
+    def refresh(self) -> None:
+        """Takes in what was written since: by earlier runs, and by others at work now."""
+        with self._lock:
+            for path in sorted(self.folder.glob("*.jsonl")):
+                if not is_local(path):
+                    if path.name not in self._read:
+                        self._copy(path.name, path.read_bytes())
+                elif path.stat().st_size > self._read.get(path.name, 0):
+                    self._take_in(path, path, self._read.get(path.name, 0))
+
+    def spent(self) -> Usage:
+        """What the run's answers cost that stood in the folder when it was last looked at."""
+        return self._spent
+
+    def _append(self, data: bytes) -> Path:
+        path = self._segment = self._segment or self._new_segment()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "ab", buffering=0) as file:
+                file.write(data)
+                os.fsync(file.fileno())
+        except OSError as error:
+            self._segment = None  # what was half written must not be gone on with
+            raise SluiceError(
+                f"cannot write {path}: {error.strerror}; free some room and start the run again"
+            ) from error
+        return path
+
+    def _new_segment(self) -> Path:
+        return self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.jsonl"
+
+    def _copy(self, name: str, data: bytes) -> None:
+        """Keeps a segment of an object store as a local file, so that an answer is no round trip."""
+        self._copies = self._copies or TemporaryDirectory(prefix="sluice-answers-")
+        copy = Path(self._copies.name, "copies")
+        begin = copy.stat().st_size if copy.exists() else 0
+        with open(copy, "ab") as file:
+            file.write(data if data.endswith(b"\n") else data + b"\n")
+        self._take_in(copy, copy, begin)
+        self._read[name] = len(data)
+
+    def _take_in(self, path: Path, file: Path, offset: int) -> None:
+        """Notes where the whole lines of `file` from `offset` on stand."""
+        with open(file, "rb") as lines:
+            lines.seek(offset)
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                self._note(path, offset, line)
+                offset += len(line)
+        self._read[path.name] = offset
+
+    def _note(self, path: Path, offset: int, line: bytes) -> None:
+        try:
+            said = json.loads(line)
+            answer = Answer(said["text"], said["input_tokens"], said["output_tokens"])
+            self._places[said["key"]] = (path, offset, len(line))
+        except (ValueError, KeyError, TypeError):
+            return
+        if said.get("run") == self.run:
+            self._spent = self._spent.plus(answer)
