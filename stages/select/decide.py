@@ -3,110 +3,202 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from schemas.errors import SluiceError
-from schemas.tables import DECISIONS
+from schemas.errors import InputError, SluiceError
+from schemas.tables import DECISIONS, MASKED
+from schemas.tables import scores as scores_schema
 from schemas.vocabulary import Reason, Stage, State
 from stages.run_folder import WHOLE, RunFolder, work_key
-from stages.select.dedup import Verdicts, drop_duplicates
-from stages.select.rules import apply_rules
-from stages.select.score import histogram, threshold
+from stages.select.candidates import Candidates, Threshold
+from stages.select.dedup import drop_duplicates
+from stages.select.rules import asked_rules, mask_captions
+from stages.select.score import ask_clip, histogram
 from stages.select.settings import SelectSettings
 
-VERSION = 1
+VERSION = 2
 _SAMPLE_COLUMNS = [
-    "sample_id", "row", "caption", "original_width", "original_height", "sha256", "phash", "reason",
+    "sample_id", "row", "url", "caption", "original_width", "original_height", "sha256", "phash", "reason",
 ]  # fmt: skip
+_REASONS = [reason.value for reason in Reason if reason.info.stage is Stage.SELECT]
+
+log = logging.getLogger("sluice")
 
 
-def decide(samples: pa.Table, vectors: pa.Table, settings: SelectSettings, holdout: float, seed: int) -> pa.Table:
+@dataclass(frozen=True)
+class Decided:
+    """What select says.
+
+    Attributes:
+        decisions: `schemas.tables.DECISIONS`, by `row`. `duplicate_of` is a sample that is kept.
+        scores: `schemas.tables.scores(...)`, by `row`: every measure that a threshold stands on.
+        masked: `schemas.tables.MASKED`: the captions of kept samples that held personal data, where it is masked.
+        thresholds: in the order in which they were asked.
+    """
+
+    decisions: pa.Table
+    scores: pa.Table
+    masked: pa.Table
+    thresholds: list[Threshold]
+
+
+def decide(
+    samples: pa.Table, vectors: pa.Table | Mapping[str, pa.Table], settings: SelectSettings, holdout: float, seed: int
+) -> Decided:
     """Decides on every row; depends on the rows alone, not on their order or how they were cut into parts.
 
-    Applied in order: what earlier stages dropped, rules, CLIP score, then exact, perceptual and semantic dedup. Of
-    duplicates the one with the higher CLIP score is kept, then the one with more pixels, then the earlier row.
+    Applied in order, and the first reason stands: what earlier stages dropped, vectors that are none, rules, the CLIP
+    score, then exact, perceptual and semantic dedup. Of duplicates the one with the higher CLIP score is kept, then
+    the one with more pixels, then the earlier row.
 
     Args:
-        samples: `schemas.tables.SAMPLES` with a column `part` (int32); other columns than those used may be missing.
+        samples: `schemas.tables.SAMPLES` with a column `part` (int32) and, for personal data, the source's
+            `captions`; other columns than those used may be missing.
         vectors: `schemas.tables.vectors(dim)`: a row for each sample whose `reason` is null. The column `vector` is
-            read for semantic dedup only.
+            read for semantic dedup only, and held to be a vector where it is there. Of several models, by name; the
+            one that `select.clip` names is "".
         holdout: share of the kept samples that goes to `val`, by a hash of the sample's id.
         seed: draws another holdout.
-
-    Returns:
-        `schemas.tables.DECISIONS`, by `row`. `duplicate_of` is a sample that is kept.
 
     Raises:
         SluiceError: a sample whose `reason` is null has no vector.
     """
-    samples = samples.sort_by("row").combine_chunks()
-    place = pc.index_in(samples["sample_id"], vectors["sample_id"].combine_chunks()).combine_chunks()
-    scores = vectors["clip_score"].take(place).combine_chunks() if samples.num_rows else pa.array([], pa.float32())
-    open_rows = pc.is_null(samples["reason"]).to_numpy()
-    lost = np.flatnonzero(open_rows & pc.is_null(place).to_numpy(zero_copy_only=False))
-    if len(lost):
-        lost_id = samples["sample_id"][int(lost[0])]
-        raise SluiceError(f"select: sample {lost_id} has a picture but no vector; run the embed stage again")
+    rows = Candidates.of(samples, vectors if isinstance(vectors, Mapping) else {"": vectors})
+    bad = _bad_vectors(rows)
+    rows.measure("clip_score", np.where(bad, np.float32(np.nan), rows.scores()))
+    rows.drop(bad, Reason.BAD_VECTOR)
+    for rule, limit in asked_rules(settings.rules):
+        if rule.measure not in rows.measures:
+            rows.measure(rule.measure, rule.measured(rows.samples, limit))
+        rows.ask(f"rules.{rule.name}", rule.measure, rule.keeps, rule.bound(limit), rule.reason)
+    ask_clip(rows, settings.clip.keep)
+    places = _by_preference(rows)
+    places = places[rows.alive()[places]]
+    row_of = pa.array(place := rows.places_in(), mask=place < 0)
+    drop_duplicates(rows.verdicts, places, rows.samples, rows.vectors[""], row_of, settings.dedup)
 
-    broken = pc.if_else(pc.is_valid(samples["reason"]), samples["reason"], apply_rules(samples, settings.rules))
-    verdicts = Verdicts(broken.to_numpy(zero_copy_only=False).copy())
-    score = scores.to_numpy(zero_copy_only=False)
-    lowest = threshold(score[open_rows], settings.clip.keep)
-    if lowest is not None:
-        passed = verdicts.alive(np.arange(samples.num_rows))
-        # Scores are float32: compared as such, 0.3 itself reaches a threshold of 0.3.
-        verdicts.reason[passed[score[passed] < np.float32(lowest)]] = Reason.CLIP_SCORE.value
-
-    drop_duplicates(verdicts, verdicts.alive(_by_preference(samples, score)), samples, vectors, place, settings.dedup)
-    return _table(samples, scores, verdicts, holdout, seed)
+    mask = settings.rules.personal_data == "mask"  # type: ignore[attr-defined]
+    masked = mask_captions(rows.samples.filter(rows.alive())) if mask else MASKED.empty_table()
+    return Decided(_decisions(rows, holdout, seed), _scores(rows), masked, rows.thresholds)
 
 
 def write_decisions(run: RunFolder, settings: SelectSettings, holdout: float, seed: int) -> dict[str, int]:
-    """Decides over everything that was acquired and embedded; writes `decisions.parquet` and `select.json`.
+    """Decides over everything that was acquired and embedded.
+
+    Writes `decisions.parquet`, `scores.parquet`, `masked.parquet` and `select.json`. Warns of each threshold that
+    drops more than half of what reaches it.
 
     Returns:
         `kept`, and rows by reason over all stages so far; they add up to the source's rows.
 
     Raises:
         SluiceError: a part is not acquired or not embedded yet.
+        InputError: rows reached select, and it keeps none.
     """
     parts = run.parts()
-    inputs = [run.output_digest(stage, part) for stage in (Stage.ACQUIRE, Stage.EMBED) for part in parts]
+    stages = [(stage, part) for stage in (Stage.SOURCE, Stage.ACQUIRE, Stage.EMBED) for part in parts]
+    inputs = run.map(lambda each: run.output_digest(*each), stages)
     if not parts or None in inputs:
         raise SluiceError("select: not every part is acquired and embedded yet; run those stages first")
-    asked = settings.model_dump(include={"clip": {"keep"}, "rules": True, "dedup": True})
+    sections: dict[str, Any] = {name: True for name in SelectSettings.model_fields if name != "clip"}
+    asked = settings.model_dump(mode="json", include={**sections, "clip": {"keep"}})
     key = work_key(Stage.SELECT, VERSION, [asked, holdout, seed], inputs)
     if not run.is_done(Stage.SELECT, WHOLE, key):
-        samples = pa.concat_tables(
-            _with_part(run.read_table("samples", [part], _SAMPLE_COLUMNS), part) for part in parts
-        )
-        wanted = ["sample_id", "clip_score"] + (["vector"] if settings.dedup.semantic is not None else [])
-        decisions = decide(samples, run.read_table("vectors", parts, wanted), settings, holdout, seed)
-        counts = _counts(decisions)
-        text = json.dumps({"settings": asked, **_summary(decisions, settings), "counts": counts}, indent=1)
-        outputs = {"decisions.parquet": decisions, "select.json": text.encode()}
+        decided = decide(_samples(run, parts, settings), _vectors(run, parts, settings), settings, holdout, seed)
+        counts = _counts(decided.decisions)
+        text = json.dumps({"settings": asked, **_summary(decided), "counts": counts}, indent=1)
+        outputs = {
+            "decisions.parquet": decided.decisions,
+            "scores.parquet": decided.scores,
+            "masked.parquet": decided.masked,
+            "select.json": text.encode(),
+        }
         run.commit(Stage.SELECT, WHOLE, key, outputs, counts, version=VERSION)
-    manifest = run.manifest(Stage.SELECT, WHOLE)
-    return {} if manifest is None else manifest["counts"]
+    counts = (run.manifest(Stage.SELECT, WHOLE) or {"counts": {}})["counts"]
+    _tell(json.loads(run.path("select.json").read_text())["thresholds"], counts)
+    return counts
+
+
+def _bad_vectors(rows: Candidates) -> np.ndarray:
+    """bool [rows]: the score is missing or not a number, or the vector is not a number or zero, where it is there."""
+    vectors = rows.vectors[""]
+    score = vectors["clip_score"].combine_chunks().to_numpy(zero_copy_only=False)
+    bad = ~np.isfinite(score)
+    if "vector" in vectors.column_names:
+        # Of a float16 without its sign, the bits grow with the number; infinity and NaN are from 0x7C00 on.
+        largest = [
+            (chunk.flatten().to_numpy().view(np.uint16).reshape(len(chunk), -1) & 0x7FFF).max(axis=1)
+            for chunk in vectors["vector"].chunks
+            if len(chunk)
+        ]
+        whole = np.concatenate([np.empty(0, np.uint16), *largest])
+        bad |= (whole == 0) | (whole >= 0x7C00)
+    place = rows.places_in()
+    return (place >= 0) & np.append(bad, False)[place]
+
+
+def _samples(run: RunFolder, parts: list[int], settings: SelectSettings) -> pa.Table:
+    samples = pa.concat_tables(_with_part(run.read_table("samples", [part], _SAMPLE_COLUMNS), part) for part in parts)
+    if settings.rules.personal_data is None:  # type: ignore[attr-defined]
+        return samples
+    source = run.read_table("source", parts, ["sample_id", "captions"]).combine_chunks()
+    place = pc.index_in(samples["sample_id"].combine_chunks(), source["sample_id"].combine_chunks())
+    return samples.append_column("captions", source["captions"].take(place))
+
+
+def _vectors(run: RunFolder, parts: list[int], settings: SelectSettings) -> dict[str, pa.Table]:
+    wanted = ["sample_id", "clip_score"] + (["vector"] if settings.dedup.semantic is not None else [])
+    return {"": run.read_table("vectors", parts, wanted)}
+
+
+def _tell(thresholds: list[dict[str, Any]], counts: dict[str, int]) -> None:
+    """Says which threshold drops most of what reaches it.
+
+    Raises:
+        InputError: rows reached select, and it keeps none.
+    """
+    dropped = {name: number for name, number in counts.items() if name in _REASONS}
+    if dropped and not counts["kept"]:
+        by = "; ".join(_said(asked) for asked in thresholds if asked["dropped"])
+        raise InputError(
+            f"select keeps none of the {sum(dropped.values()):,} rows that reach it "
+            f"({', '.join(f'{name} {number:,}' for name, number in dropped.items())}){'; ' if by else ''}{by}; "
+            "change what the recipe's section select asks for, and start again"
+        )
+    for asked in thresholds:
+        if 2 * asked["dropped"] > asked["reached"]:
+            log.warning("select: %s", _said(asked))
+
+
+def _said(asked: dict[str, Any]) -> str:
+    sign = ">=" if asked["keeps"] == "at_least" else "<="
+    return (f"{asked['name']} ({asked['measure']} {sign} {asked['value']:g}) drops {asked['dropped']:,} of the "
+            f"{asked['reached']:,} rows that reach it")  # fmt: skip
 
 
 def _with_part(table: pa.Table, part: int) -> pa.Table:
     return table.append_column("part", pa.array(np.full(table.num_rows, part, np.int32)))
 
 
-def _summary(decisions: pa.Table, settings: SelectSettings) -> dict[str, Any]:
-    """The threshold that was applied and how all scores lie about it, for the report."""
-    scores = decisions["clip_score"].drop_null().to_numpy()
-    splits = {name: pc.sum(pc.equal(decisions["split"], name)).as_py() or 0 for name in ("train", "val")}
+def _summary(decided: Decided) -> dict[str, Any]:
+    """The thresholds that were applied and how all CLIP scores lie about theirs, for the report."""
+    scores = decided.scores["clip_score"].drop_null().to_numpy()
+    splits = {name: pc.sum(pc.equal(decided.decisions["split"], name)).as_py() or 0 for name in ("train", "val")}
+    clip = [asked.value for asked in decided.thresholds if asked.measure == "clip_score"]
     return {
         "scored": len(scores),
-        "threshold": threshold(scores, settings.clip.keep),
+        "threshold": clip[0] if clip else None,
         "clip_scores": histogram(scores),
         "splits": splits,
+        "masked": decided.masked.num_rows,
+        "thresholds": [asked.to_row() for asked in decided.thresholds],
     }
 
 
@@ -116,12 +208,12 @@ def _counts(decisions: pa.Table) -> dict[str, int]:
     return {"kept": decisions["reason"].null_count, **dict(sorted(by_reason.items()))}
 
 
-def _by_preference(samples: pa.Table, score: np.ndarray) -> np.ndarray:
+def _by_preference(rows: Candidates) -> np.ndarray:
     """Places from best to worst: higher score, then more pixels, then earlier row."""
     width, height = (
-        samples[name].fill_null(0).to_numpy().astype(np.int64) for name in ("original_width", "original_height")
+        rows.samples[name].fill_null(0).to_numpy().astype(np.int64) for name in ("original_width", "original_height")
     )
-    return np.lexsort((samples["row"].to_numpy(), -width * height, -score))
+    return np.lexsort((np.arange(len(rows)), -width * height, -rows.measures["clip_score"]))
 
 
 def _splits(ids: list[str], holdout: float, seed: int) -> np.ndarray:
@@ -134,11 +226,12 @@ def _splits(ids: list[str], holdout: float, seed: int) -> np.ndarray:
     return (mixed >> np.uint64(11)).astype(np.float64) / (1 << 53) < holdout
 
 
-def _table(samples: pa.Table, scores: pa.Array, verdicts: Verdicts, holdout: float, seed: int) -> pa.Table:
-    reason = pa.array(verdicts.reason, pa.string())
+def _decisions(rows: Candidates, holdout: float, seed: int) -> pa.Table:
+    samples = rows.samples
+    reason = pa.array(rows.verdicts.reason, pa.string())
     names, stages = pa.array([r.value for r in Reason]), pa.array([r.info.stage.value for r in Reason])
     kept = pc.is_null(reason)
-    keeper = verdicts.final_keeper()
+    keeper = rows.verdicts.final_keeper()
     held_out = pa.array(_splits(samples["sample_id"].to_pylist(), holdout, seed))
     split = pc.if_else(held_out, "val", "train")
     columns = {
@@ -149,7 +242,17 @@ def _table(samples: pa.Table, scores: pa.Array, verdicts: Verdicts, holdout: flo
         "stage": stages.take(pc.index_in(reason, names)),
         "reason": reason,
         "duplicate_of": samples["sample_id"].take(pa.array(keeper, mask=keeper < 0)),
-        "clip_score": scores,
+        "clip_score": _column(rows.measures["clip_score"]),
         "split": pc.if_else(kept, split, pa.scalar(None, pa.string())),
     }
     return pa.table(columns, DECISIONS)
+
+
+def _scores(rows: Candidates) -> pa.Table:
+    measures = {name: _column(values) for name, values in rows.measures.items()}
+    columns = {"sample_id": rows.samples["sample_id"], "row": rows.samples["row"], **measures}
+    return pa.table(columns, scores_schema(list(measures)))
+
+
+def _column(measure: np.ndarray) -> pa.Array:
+    return pa.array(measure, pa.float32(), from_pandas=True)

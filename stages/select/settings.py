@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from models.clip import ClipSettings
@@ -11,18 +13,30 @@ from stages.select.rules import RuleSettings
 
 
 class KeepSettings(Settings):
-    """Which samples fit their captions well enough: one of the two."""
+    """Which samples fit their captions well enough: one of `min` and `top`."""
 
     min: float | None = Field(default=None, ge=-1, le=1, description="cosine of picture and caption at least")
     top: float | None = Field(
         default=None, gt=0, le=1, description="share of all scored samples that is kept, best first"
+    )
+    by: Literal["all", "language", "source"] = Field(
+        default="all",
+        description="of what `top` is a share: of all samples, or of those in each caption language (as detected) or "
+        "from each source (the URL's host; the folder, where pictures are not downloaded)",
     )
 
     @model_validator(mode="after")
     def _one_of_two(self) -> KeepSettings:
         if (self.min is None) == (self.top is None):
             raise ValueError("give either 'min' (a cosine) or 'top' (a share)")
+        if self.min is not None and self.by != "all":
+            raise ValueError(f"'by: {self.by}' goes with 'top': 'min' is the same for every {self.by}")
         return self
+
+    @property
+    def form(self) -> str:
+        """The key that was given."""
+        return "top" if self.min is None else "min"
 
 
 class ClipFilterSettings(ClipSettings):

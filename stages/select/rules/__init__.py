@@ -19,8 +19,9 @@ from pydantic import create_model
 from schemas.settings import Settings
 from schemas.vocabulary import Reason
 from stages.select.rules.base import Rule
+from stages.select.rules.personal import mask_captions
 
-__all__ = ["RULES", "Rule", "RuleSettings", "apply_rules", "asked_rules"]
+__all__ = ["RULES", "Rule", "RuleSettings", "apply_rules", "asked_rules", "mask_captions"]
 
 
 def _find_rules() -> dict[str, type[Rule]]:
@@ -47,8 +48,7 @@ RuleSettings = create_model("RuleSettings", __base__=Settings, __module__=__name
 def asked_rules(settings: Settings) -> Iterator[tuple[type[Rule], Any]]:
     """The rules that a `RuleSettings` asks for, each with its limit, in order."""
     for name, rule in RULES.items():
-        limit = getattr(settings, name)
-        if limit is not None and limit is not False:
+        if rule.asked(limit := getattr(settings, name)):
             yield rule, limit
 
 

@@ -41,6 +41,11 @@ class Rule(ABC):
         """
 
     @classmethod
+    def asked(cls, limit: Any) -> bool:
+        """Whether the recipe's value asks the rule at all."""
+        return limit is not None and limit is not False
+
+    @classmethod
     def bound(cls, limit: Any) -> float:
         """The number that the measure is compared with."""
         return float(limit)

@@ -12,9 +12,9 @@ import pytest
 from schemas.errors import SluiceError
 from schemas.identity import sample_id
 from schemas.tables import DECISIONS, SAMPLES
-from schemas.tables import vectors as vectors_schema
 from stages.run_folder import RunFolder
-from stages.select.decide import decide, write_decisions
+from stages.select.decide import Decided, write_decisions
+from stages.select.decide import decide as decide_all
 from stages.select.settings import SelectSettings
 
 DIM = 16
@@ -25,6 +25,10 @@ SETTINGS = SelectSettings.model_validate(
         "dedup": {"exact": True, "perceptual": {"max_hamming": 6}, "semantic": {"min_cosine": 0.96}},
     }
 )
+
+
+def decide(*arguments) -> pa.Table:
+    return decide_all(*arguments).decisions
 
 
 def _world(count: int, seed: int = 0) -> tuple[pa.Table, pa.Table]:
@@ -48,7 +52,7 @@ def _world(count: int, seed: int = 0) -> tuple[pa.Table, pa.Table]:
 def _vectors(samples: pa.Table, scores: np.ndarray, vectors: np.ndarray) -> pa.Table:
     flat = pa.array(vectors.astype(np.float16).ravel())
     columns = [samples["sample_id"], pa.array(scores, pa.float32()), pa.FixedSizeListArray.from_arrays(flat, DIM)]
-    return pa.table(columns, schema=vectors_schema(DIM))
+    return pa.table(columns, ["sample_id", "clip_score", "vector"])
 
 
 def _with(table: pa.Table, **columns) -> pa.Table:
@@ -93,7 +97,7 @@ def _planted() -> tuple[pa.Table, pa.Table]:
 
 def test_every_planted_fate_is_found() -> None:
     samples, vectors = _planted()
-    decisions = decide(samples, vectors, SETTINGS, holdout=0.0, seed=0)
+    decisions = decide(samples, vectors, SETTINGS, 0.0, 0)
     assert decisions.schema == DECISIONS
     ids = samples["sample_id"].to_pylist()
     assert decisions["reason"].to_pylist() == [
