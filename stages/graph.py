@@ -1,4 +1,4 @@
-"""Puts kernels on Ray Data: parts flow through a chain of stages, each with its own actors and resources.
+"""Puts kernels on Ray: parts flow through a chain of stages, each with its own actors and resources.
 
 A stage author writes a `PartWork`: what one part's output depends on and how to compute it. Everything else
 (skipping parts that are done, committing, counting, progress) is here, once. Kernels know nothing of Ray, so this
@@ -7,6 +7,7 @@ module is the only one in `stages` that imports it besides `stages.train`.
 
 from __future__ import annotations
 
+import heapq
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,9 @@ import pyarrow as pa
 from stages.run_folder import RunFolder, work_key
 
 log = logging.getLogger("sluice")
+
+#: How often an actor whose process died is started again, and a part of it tried again.
+_MOST_CRASHES = 3
 
 
 @dataclass
@@ -80,7 +84,7 @@ class Place:
 
     Attributes:
         make: builds the work inside the actor (so that models are loaded there, never sent).
-        num_cpus: logical CPUs an actor holds. Stages in one chain need different values, or Ray fuses them.
+        num_cpus: logical CPUs an actor holds.
         actors: how many actors.
         num_gpus: GPUs an actor holds.
         parts_at_once: parts that an actor has under way at the same time, each in a thread of its own.
@@ -94,19 +98,46 @@ class Place:
 
 
 class _Actor:
-    """Runs a `PartWork` on blocks that each name one part. Stays alive and keeps its models over many parts."""
+    """Runs a `PartWork` on one part after another. Stays alive and keeps its models over many parts."""
 
     def __init__(self, make: Callable[[], PartWork]) -> None:
         self.work = make()
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        for part in block["part"].to_pylist():
-            self.work.process(part)
-        return block
+    def process(self, part: int) -> None:
+        self.work.process(part)
+
+
+class _Pool:
+    """The actors of one place, and the parts that wait for them, lowest number first."""
+
+    def __init__(self, place: Place, most: int) -> None:
+        import ray
+
+        made = ray.remote(_Actor).options(
+            num_cpus=place.num_cpus,
+            num_gpus=place.num_gpus,
+            max_concurrency=place.parts_at_once,
+            max_restarts=_MOST_CRASHES,
+            max_task_retries=_MOST_CRASHES,
+        )
+        self.actors: list[Any] = [made.remote(place.make) for _ in range(min(place.actors, most))]
+        self.free = [place.parts_at_once] * len(self.actors)
+        self.waiting: list[int] = []
+
+    def begin(self) -> Iterator[tuple[Any, int, int]]:
+        """Hands out parts while an actor has room: the running task's reference, the actor's number, the part."""
+        while self.waiting and max(self.free) > 0:
+            actor = max(range(len(self.actors)), key=lambda number: self.free[number])
+            self.free[actor] -= 1
+            part = heapq.heappop(self.waiting)
+            yield self.actors[actor].process.remote(part), actor, part
 
 
 def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
     """Streams `parts` through the chain of `places`; yields each part's number when its last stage has committed.
+
+    What passes between the stages lies in the run folder, so that only the parts' numbers travel. An actor whose
+    process dies is started again, and its parts with it, a few times.
 
     Raises:
         Whatever a stage raised, as Ray reports it; parts that were committed stay.
@@ -115,27 +146,27 @@ def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
 
     if not parts:
         return
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    data = ray.data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts))
-    for index, place in enumerate(places):
-        options: dict[str, Any] = {"num_cpus": place.num_cpus}
-        if place.num_gpus:
-            options["num_gpus"] = place.num_gpus
-        data = data.map_batches(  # type: ignore[assignment]
-            _Actor,
-            fn_constructor_args=(place.make,),
-            batch_size=1 if index == 0 else None,
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(
-                size=min(place.actors, len(parts)),
-                enable_true_multi_threading=place.parts_at_once > 1,
-                max_concurrent_calls_per_actor=place.parts_at_once,
-            ),
-            **options,
-        )
-    for batch in data.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
-        yield from batch["part"].to_pylist()  # type: ignore[union-attr]
+    pools = [_Pool(place, len(parts)) for place in places]
+    pools[0].waiting = sorted(parts)
+    running: dict[Any, tuple[int, int, int]] = {}
+    try:
+        while True:
+            for level, pool in enumerate(pools):
+                running |= {reference: (level, actor, part) for reference, actor, part in pool.begin()}
+            if not running:
+                return
+            (ended, *_), _ = ray.wait(list(running))
+            level, actor, part = running.pop(ended)
+            ray.get(ended)
+            pools[level].free[actor] += 1
+            if level + 1 < len(pools):
+                heapq.heappush(pools[level + 1].waiting, part)
+            else:
+                yield part
+    finally:
+        for pool in pools:
+            for stopped in pool.actors:
+                ray.kill(stopped)
 
 
 def count_over_parts(run: RunFolder, stage: str, parts: list[int]) -> Mapping[str, int]:

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import uvloop
+
 from stages.acquire.engine import Engine, Outcome, dropped
 from stages.acquire.fetch import Fetcher
 from stages.acquire.settings import AcquireSettings
@@ -28,7 +30,7 @@ class AiohttpEngine(Engine):
 
     def __init__(self, settings: AcquireSettings) -> None:
         super().__init__(settings)
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(_DNS_THREADS, "dns"))
         self._thread = threading.Thread(target=self._loop.run_forever, name="download", daemon=True)
         self._thread.start()

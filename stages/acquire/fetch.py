@@ -37,6 +37,8 @@ _MOST_IDLE_HOSTS = 10_000
 _ROBOTS_KEPT = 8_000_000
 _LONG_ROBOTS = 50_000  # characters; parsing more takes tens of milliseconds, in which the event loop must not stand
 _MOST_FILES = 65_536
+#: Of one answer, what may wait to be read before its connection is paused: most pictures come without a pause.
+_BUFFER_BYTES = 512 * 1024
 #: What another try may mend. The rest either stands, or (no address, no connection) seldom passes within a deadline.
 _TRY_AGAIN = {Reason.TIMEOUT, Reason.HTTP_SERVER_ERROR}
 _FIRST_PAUSE_S = 0.5
@@ -104,6 +106,7 @@ class Fetcher:
             ),
             headers={"User-Agent": settings.identification, "Accept": "image/*,*/*;q=0.5", "Accept-Encoding": "gzip"},
             trust_env=False,
+            read_bufsize=_BUFFER_BYTES,
         )
         return self
 
