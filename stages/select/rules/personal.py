@@ -27,7 +27,7 @@ _EMAIL = re.compile(
 _REGIONS = ("US", "GB", "DE", "FR")
 # A row of digits alone is an article's number as often as a telephone's; this before it says which.
 _CUE = re.compile(
-    r"\b(tel|tél|tele(ph|f)one?|phone|call|ring|dial|mobile?|cell|fax|whatsapp|sms|hotline|kontakt|contact)\b"
+    r"(?<![\w\[])(tel|tél|tele(ph|f)one?|phone|call|ring|dial|mobile?|cell|fax|whatsapp|sms|hotline|kontakt|contact)\b"
     r"\W{0,3}(\w+\W{1,3}){0,2}$|[☎✆📞📱]\W{0,3}$",
     re.IGNORECASE,
 )

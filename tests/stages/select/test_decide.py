@@ -9,12 +9,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from schemas.errors import SluiceError
+from schemas.errors import InputError, SluiceError
 from schemas.identity import sample_id
 from schemas.tables import DECISIONS, SAMPLES
+from schemas.tables import scores as scores_schema
 from stages.run_folder import RunFolder
-from stages.select.decide import Decided, write_decisions
 from stages.select.decide import decide as decide_all
+from stages.select.decide import write_decisions
+from stages.select.masked import read_captions
 from stages.select.settings import SelectSettings
 
 DIM = 16
@@ -181,13 +183,92 @@ def test_nothing_left_is_no_error() -> None:
     assert decisions["reason"].to_pylist() == ["timeout", "bad_row"]
 
 
+def test_vectors_that_are_none_are_bad_vectors() -> None:
+    samples, vectors = _world(7)
+    matrix = np.array(vectors["vector"].to_pylist(), np.float64)
+    matrix[1], matrix[2, 3], matrix[3, 0] = 0, np.nan, np.inf
+    scores = [0.3, 0.3, 0.3, 0.3, np.nan, None, 0.3]
+    vectors = _vectors(samples, scores, matrix)
+    reason = decide(samples, vectors, SETTINGS, 0, 0)["reason"].to_pylist()
+    assert reason == [None, *["bad_vector"] * 5, None]
+    read_less = decide(samples, vectors.drop_columns("vector"), SelectSettings(), 0, 0)["reason"].to_pylist()
+    assert read_less == [None, None, None, None, "bad_vector", "bad_vector", None]
+    dropped = _with(samples, reason=[None, "timeout", *[None] * 5])
+    assert decide(dropped, vectors, SETTINGS, 0, 0)["reason"].to_pylist()[1] == "timeout"
+
+
+def test_a_bad_vector_moves_no_threshold() -> None:
+    samples, vectors = _world(10)
+    settings = SelectSettings.model_validate({"clip": {"keep": {"top": 0.5}}})
+    decided = decide_all(samples, _with(vectors, clip_score=[np.nan, np.inf, *np.arange(8) / 10]), settings, 0, 0)
+    assert decided.decisions["reason"].to_pylist() == [*["bad_vector"] * 2, *["clip_score"] * 4, *[None] * 4]
+    assert decided.thresholds[0].value == pytest.approx(0.4)
+
+
+def test_every_threshold_says_what_reached_it_and_what_it_dropped() -> None:
+    samples, vectors = _planted()
+    decided = decide_all(samples, vectors, SETTINGS, 0.0, 0)
+    assert [asked.to_row() for asked in decided.thresholds] == [
+        {"name": "rules.min_side_px", "measure": "shorter_side_px", "keeps": "at_least", "value": 32.0,
+         "reason": "picture_too_small", "reached": 10, "dropped": 1},
+        {"name": "rules.boilerplate", "measure": "caption_boilerplate", "keeps": "at_most", "value": 0.0,
+         "reason": "caption_boilerplate", "reached": 9, "dropped": 1},
+        {"name": "clip.keep.min", "measure": "clip_score", "keeps": "at_least", "value": 0.2,
+         "reason": "clip_score", "reached": 8, "dropped": 1},
+    ]  # fmt: skip
+    scores = decided.scores
+    assert scores.schema == scores_schema(["clip_score", "shorter_side_px", "caption_boilerplate"])
+    assert scores["row"].to_pylist() == list(range(12))
+    assert scores["shorter_side_px"].to_pylist()[:3] == [100, 100, 31]
+    assert scores["clip_score"].null_count == 2
+    # What the scores and thresholds say is what was decided.
+    expected = pc.if_else(pc.less(scores["clip_score"], pa.scalar(0.2, pa.float32())), "clip_score", None)
+    assert expected.to_pylist()[4] == decided.decisions["reason"].to_pylist()[4] == "clip_score"
+
+
+def test_rows_that_are_all_alike_are_kept_or_go_together() -> None:
+    samples, vectors = _world(6)
+    one = np.ones((6, DIM)) / 4
+    same = {name: [samples[name][0].as_py()] * 6 for name in ("caption", "phash", "sha256", "original_height")}
+    for top in (0.01, 0.5, 1.0):
+        asked = {"clip": {"keep": {"top": top}}, "rules": {"max_caption_repeats": 1}, "dedup": {"exact": False}}
+        settings = SelectSettings.model_validate(asked)
+        alike = _vectors(samples, np.full(6, 0.3), one)
+        assert set(decide(_with(samples, **same), alike, settings, 0, 0)["state"].to_pylist()) == {"kept"}
+    for dedup in ({}, {"exact": False, "perceptual": {}}, {"exact": False, "semantic": {}}):
+        settings = SelectSettings.model_validate({"dedup": dedup})
+        decisions = decide(_with(samples, **same), alike, settings, 0, 0)
+        assert decisions["state"].to_pylist() == ["kept", *["dropped"] * 5]
+        assert set(decisions["duplicate_of"].to_pylist()[1:]) == {samples["sample_id"][0].as_py()}
+
+
+def test_captions_of_kept_rows_are_masked_and_those_of_others_are_not_told() -> None:
+    samples, vectors = _world(3)
+    captions = [["a dog, call 202-555-0143", "b"], ["a cat"], ["x@y.org"]]
+    samples = _with(samples, caption=[given[0] for given in captions], captions=captions)
+    samples = _edit(samples, "reason", r2="timeout")
+    settings = SelectSettings.model_validate({"rules": {"personal_data": "mask"}})
+    decided = decide_all(samples, vectors.slice(0, 2), settings, 0, 0)
+    assert decided.decisions["reason"].to_pylist() == [None, None, "timeout"]
+    assert decided.masked.to_pylist() == [
+        {"sample_id": samples["sample_id"][0].as_py(), "caption": "a dog, call [telephone]",
+         "captions": ["a dog, call [telephone]", "b"]}
+    ]  # fmt: skip
+    drop = SelectSettings.model_validate({"rules": {"personal_data": "drop"}})
+    decided = decide_all(samples, vectors.slice(0, 2), drop, 0, 0)
+    assert decided.decisions["reason"].to_pylist() == ["personal_data", None, "timeout"]
+    assert decided.masked.num_rows == 0
+
+
 def _run(folder: Path, samples: pa.Table, vectors: pa.Table, cuts: list[int]) -> RunFolder:
     run = RunFolder(folder)
     edges = [0, *cuts, samples.num_rows]
     for part, (begin, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         piece = samples.slice(begin, end - begin).select(SAMPLES.names)
         mine = vectors.filter(pc.is_in(vectors["sample_id"], piece["sample_id"].combine_chunks()))
-        run.commit("source", part, "k", {f"source/{part:05d}.parquet": piece.select(["sample_id"])}, {})
+        captions = pa.array([[caption] for caption in piece["caption"].to_pylist()], pa.list_(pa.string()))
+        source = piece.select(["sample_id", "caption"]).append_column("captions", captions)
+        run.commit("source", part, "k", {f"source/{part:05d}.parquet": source}, {})
         run.commit("acquire", part, "k", {f"samples/{part:05d}.parquet": piece}, {})
         run.commit("embed", part, "k", {f"vectors/{part:05d}.parquet": mine}, {})
     return run
@@ -238,3 +319,66 @@ def test_the_commit_is_made_again_only_when_something_changed(tmp_path: Path) ->
     run.path("manifests", "embed", "00001.json").unlink()
     with pytest.raises(SluiceError, match="not every part"):
         write_decisions(run, loose, 0.0, 0)
+
+
+def test_a_threshold_that_keeps_nothing_says_so_and_leaves_its_figures(tmp_path: Path) -> None:
+    samples, vectors = _planted()
+    run = _run(tmp_path, samples, vectors, [6])
+    settings = SelectSettings.model_validate({"clip": {"keep": {"min": 0.9}}, "rules": {"min_side_px": 32}})
+    for _ in range(2):  # also where the decisions are there already
+        with pytest.raises(InputError) as told:
+            write_decisions(run, settings, 0.0, 0)
+    assert str(told.value) == (
+        "select keeps none of the 10 rows that reach it (clip_score 9, picture_too_small 1); rules.min_side_px "
+        "(shorter_side_px >= 32) drops 1 of the 10 rows that reach it; clip.keep.min (clip_score >= 0.9) drops 9 of "
+        "the 9 rows that reach it; change what the recipe's section select asks for, and start again"
+    )
+    assert json.loads(run.path("select.json").read_text())["thresholds"][1]["dropped"] == 9
+    assert write_decisions(run, SETTINGS, 0.0, 0)["kept"] == 4
+
+
+def test_where_nothing_reaches_select_it_keeps_nothing_and_is_no_error(tmp_path: Path) -> None:
+    samples, vectors = _world(4)
+    run = _run(tmp_path, _with(samples, reason=["timeout"] * 4), vectors.slice(0, 0), [2])
+    assert write_decisions(run, SETTINGS, 0.0, 0) == {"kept": 0, "timeout": 4}
+
+
+def test_an_empty_part_changes_nothing(tmp_path: Path) -> None:
+    samples, vectors = _planted()
+    rules = {"personal_data": "mask", "languages": ["en"], "max_caption_repeats": 3}
+    mask = SelectSettings.model_validate({"rules": rules, "dedup": {"semantic": {}}})
+    tables = []
+    for name, cuts in (("whole", [6]), ("empty", [0, 6, 6])):
+        run = _run(tmp_path / name, samples, vectors, cuts)
+        write_decisions(run, mask, 0.0, 0)
+        tables.append([pq.read_table(run.path(f"{name}.parquet")) for name in ("decisions", "scores", "masked")])
+    assert tables[0][0].drop_columns("part") == tables[1][0].drop_columns("part")
+    assert tables[0][1:] == tables[1][1:]
+
+
+def test_a_threshold_that_drops_most_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    samples, vectors = _planted()
+    run = _run(tmp_path, samples, vectors, [6])
+    with caplog.at_level("WARNING", "sluice"):
+        write_decisions(run, SETTINGS, 0.0, 0)
+        assert not caplog.messages
+        write_decisions(run, SelectSettings.model_validate({"clip": {"keep": {"top": 0.3}}}), 0.0, 0)
+    (told,) = caplog.messages
+    assert told.startswith("select: clip.keep.top (clip_score >= 0.3") and told.endswith(
+        "drops 7 of the 10 rows that reach it"
+    )
+
+
+def test_later_stages_read_the_masked_captions(tmp_path: Path) -> None:
+    samples, vectors = _world(5)
+    said = ["a dog", "mail x@y.org", "a cat", "a bird", "call +1 202-555-0143"]
+    run = _run(tmp_path, _with(samples, caption=said), vectors, [3])
+    assert read_captions(run, 0)["caption"].to_pylist() == said[:3]
+    write_decisions(run, SelectSettings.model_validate({"rules": {"personal_data": "mask"}}), 0.0, 0)
+    assert json.loads(run.path("select.json").read_text())["masked"] == 2
+    read = [read_captions(run, part) for part in (0, 1)]
+    assert read[0]["caption"].to_pylist() == ["a dog", "mail [email]", "a cat"]
+    assert read[1]["captions"].to_pylist() == [["a bird"], ["call [telephone]"]]
+    assert read[1]["sample_id"].to_pylist() == samples["sample_id"].to_pylist()[3:]
+    write_decisions(run, SETTINGS, 0.0, 0)
+    assert read_captions(run, 0)["caption"].to_pylist() == said[:3]
