@@ -48,7 +48,10 @@ SAMPLES = pa.schema(
         ("sample_id", pa.string()),
         ("row", pa.int64()),
         ("http_status", pa.int32()),
+        ("pixels_sha256", pa.string()),  # of the picture's pixels, upright and in sRGB, before it was encoded
         ("phash", pa.string()),  # 16 hex digits
+        ("phash_variants", pa.list_(pa.uint64(), 3)),  # of the picture mirrored, its centre 90%, and that mirrored
+        ("thumbnail", pa.binary(640)),  # luma 16 x 16 of the picture and of its centre 90%; blue, red chroma 8 x 8
         ("boxes", pa.list_(BOX)),  # pixels of the original picture; null where it has none, or no picture came
         ("reason", pa.string()),  # null where the picture is in the tar
     ]

@@ -18,7 +18,7 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from schemas.vocabulary import Reason
 from stages.acquire.avif import av1_sizes
-from stages.acquire.fingerprint import Fingerprint, fingerprint
+from stages.acquire.fingerprint import Fingerprint, fingerprint, pixels_sha256
 from stages.acquire.settings import AcquireSettings
 
 #: Each known format's first bytes (and the bytes from the eighth on, for containers). AVIF is looked at apart.
@@ -88,6 +88,7 @@ class Picture:
     original_width: int
     original_height: int
     fingerprint: Fingerprint
+    pixels_sha256: str  # of the pixels, before they were encoded
     sha256: str  # of the bytes that came
 
 
@@ -220,13 +221,13 @@ def _store(body: bytes, opened: Image.Image, settings: AcquireSettings) -> Pictu
     picture = _to_srgb(picture, opened.info.get("icc_profile"))
     if orientation in _TURNS:
         picture = picture.transpose(_TURNS[orientation])
+    pixels = np.ascontiguousarray(picture)
     if plain:
         jpeg = body
     else:
-        pixels = np.ascontiguousarray(picture)
         jpeg = simplejpeg.encode_jpeg(pixels, settings.jpeg_quality, colorspace="RGB", colorsubsampling="420")
     original = size[::-1] if orientation >= 5 else size
-    return Picture(jpeg, *picture.size, *original, fingerprint(picture), _digest(body))
+    return Picture(jpeg, *picture.size, *original, fingerprint(picture), pixels_sha256(pixels), _digest(body))
 
 
 def _fit(size: tuple[int, int], settings: AcquireSettings) -> tuple[int, int]:

@@ -57,7 +57,8 @@ def outcome(decoded: Picture | Refused) -> Outcome:
     }
     if isinstance(decoded, Refused):
         return columns | {"reason": decoded.reason, "error_message": decoded.message}, None
-    columns |= {"width": decoded.width, "height": decoded.height, **asdict(decoded.fingerprint)}
+    columns |= {"width": decoded.width, "height": decoded.height, "pixels_sha256": decoded.pixels_sha256}
+    columns |= asdict(decoded.fingerprint)
     return columns, decoded.jpeg
 
 

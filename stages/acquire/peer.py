@@ -31,6 +31,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 from multidict import CIMultiDict, CIMultiDictProxy
 from PIL import Image
 
@@ -39,7 +40,7 @@ from schemas.vocabulary import Reason
 from stages.acquire.decode import Picture, Refused, inspect
 from stages.acquire.engine import Engine, Outcome, dropped, outcome
 from stages.acquire.fetch import Fetched, Fetcher, opts_out
-from stages.acquire.fingerprint import fingerprint
+from stages.acquire.fingerprint import fingerprint, pixels_sha256
 from stages.acquire.guard import BlockedAddressError, Network, is_blocked
 from stages.acquire.settings import AcquireSettings
 
@@ -118,8 +119,9 @@ class Img2datasetEngine(Engine):
             jpeg, width, height, original_width, original_height, error = self._resizer(io.BytesIO(body))
         if error is not None:
             return Refused(Reason.DECODE_ERROR, error, digest)
-        mark = fingerprint(Image.open(io.BytesIO(jpeg)).convert("RGB"))
-        return Picture(jpeg, width, height, original_width, original_height, mark, digest)
+        stored = Image.open(io.BytesIO(jpeg)).convert("RGB")
+        found = fingerprint(stored), pixels_sha256(np.asarray(stored))
+        return Picture(jpeg, width, height, original_width, original_height, *found, digest)
 
 
 @dataclass

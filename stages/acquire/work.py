@@ -74,7 +74,7 @@ class AcquireWork(PartWork):
     """
 
     stage: ClassVar[str] = "acquire"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     upstream: ClassVar[tuple[str, ...]] = ("source",)
 
     def __init__(

@@ -392,3 +392,12 @@ def test_an_srgb_profile_changes_nothing_and_another_does() -> None:
     assert _transform(srgb, "RGB") is None
     plain, tagged = encoded(picture(300, 200)), encoded(picture(300, 200), icc_profile=srgb)
     assert np.array_equal(stored(plain)[1], stored(tagged)[1])
+
+
+def test_files_that_decode_to_the_same_have_one_digest_of_pixels() -> None:
+    body = encoded(picture(64, 40), quality=80)
+    noted = encoded(picture(64, 40), quality=80, comment=b"a comment")
+    found, other = stored(body)[0], stored(noted)[0]
+    assert found.sha256 != other.sha256
+    assert found.pixels_sha256 == other.pixels_sha256
+    assert found.pixels_sha256 != stored(encoded(picture(64, 40), quality=79))[0].pixels_sha256
