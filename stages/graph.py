@@ -164,9 +164,10 @@ def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
             else:
                 yield part
     finally:
+        # An actor that nobody refers to ends when its parts are done; an error's traceback would refer to it.
+        running.clear()
         for pool in pools:
-            for stopped in pool.actors:
-                ray.kill(stopped)
+            pool.actors.clear()
 
 
 def count_over_parts(run: RunFolder, stage: str, parts: list[int]) -> Mapping[str, int]:
