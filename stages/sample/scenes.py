@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -39,20 +40,20 @@ class Scene:
     captions: list[str]
 
 
-def make_scene(rng: np.random.Generator, kinds: list[str] | None = None) -> Scene:
+def make_scene(rng: np.random.Generator, drawings: Path | None = None) -> Scene:
     """Composes one scene of 1 to 6 objects.
 
     Args:
         rng: all chance comes from it: the same state gives the same scene.
-        kinds: names to choose from; all of `object_paths()` where None.
+        drawings: the folder of the objects' pictures (see `object_paths`); OpenMoji's where None.
     """
-    kinds = kinds or list(object_paths())
+    paths = object_paths(drawings)
     width, height = (int(side) for side in rng.integers(160, 289, size=2))
     colour, texture = str(rng.choice(list(_COLOURS))), str(rng.choice(_TEXTURES))
     picture = _background(rng, width, height, _COLOURS[colour], texture)
     objects: list[Placed] = []
-    for name in _choose_names(rng, kinds):
-        placed = _place(rng, picture, name, objects)
+    for name in _choose_names(rng, list(paths)):
+        placed = _place(rng, picture, name, sprite(paths[name]), objects)
         if placed is not None:
             objects.append(placed)
     background = f"{texture} {colour} background"
@@ -69,9 +70,10 @@ def _choose_names(rng: np.random.Generator, kinds: list[str]) -> list[str]:
     return names
 
 
-def _place(rng: np.random.Generator, picture: Image.Image, name: str, others: list[Placed]) -> Placed | None:
-    """Draws `name` where it hides no other object; None where there is no room left for it."""
-    drawing = sprite(name)
+def _place(
+    rng: np.random.Generator, picture: Image.Image, name: str, drawing: Image.Image, others: list[Placed]
+) -> Placed | None:
+    """Paints `drawing` where it hides no other object; None where there is no room left for it."""
     for attempt in range(40):
         share = rng.uniform(0.24, 0.40) * (1.0 if attempt < 20 else 0.75)
         scale = share * min(picture.size) / max(drawing.size)

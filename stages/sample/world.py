@@ -64,6 +64,8 @@ _DUPLICATES = ("duplicate_exact", "duplicate_reencoded", "duplicate_resized", "d
 _BOILERPLATE = ("IMG_{n}.jpg", "DSC{n}.JPG", "image", "photo {n}", "untitled", "stock photo", "https://example.com/{n}",
                 "{n}", "thumbnail", "Screenshot {n}")  # fmt: skip
 _JPEG_QUALITY = 92
+#: Of OpenMoji's drawings.
+_LICENCE = "CC BY-SA 4.0"
 
 
 def make_world(
@@ -75,6 +77,7 @@ def make_world(
     closed_url: str | None = None,
     processes: int | None = None,
     progress: Callable[[int], None] | None = None,
+    drawings: Path | None = None,
 ) -> None:
     """Writes the world of `seed` into `folder`.
 
@@ -89,12 +92,18 @@ def make_world(
         closed_url: a second name of that server, whose robots.txt closes it; by default `localhost` for `127.0.0.1`.
         processes: worker processes; all cores where None.
         progress: called with the number of rows that are done.
+        drawings: a folder of drawings to compose the scenes from (see `object_paths`); OpenMoji's where None.
+
+    Raises:
+        InputError: `drawings` is no such folder, or a drawing in it cannot be used.
     """
+    kinds = object_paths(drawings)
     rates = rates or NoiseRates()
     closed_url = closed_url or base_url.replace("127.0.0.1", "localhost")
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     noise = plan_noise(scenes, seed, rates)
-    work = partial(_write_row, folder=folder, seed=seed, noise=noise, base_url=base_url, closed_url=closed_url)
+    work = partial(_write_row, folder=folder, seed=seed, noise=noise, base_url=base_url, closed_url=closed_url,
+                   drawings=drawings)  # fmt: skip
     rows: list[dict[str, Any]] = []
     processes = processes or len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
@@ -104,9 +113,10 @@ def make_world(
                 progress(len(rows))
     if progress:
         progress(len(rows))
-    _write_tables(folder, rows)
-    about = {"scenes": scenes, "seed": seed, "rates": rates.kinds(), "base_url": base_url, "kinds": len(object_paths()),
-             "drawings": "OpenMoji 17.0.0, CC BY-SA 4.0, openmoji.org"}  # fmt: skip
+    _write_tables(folder, rows, list(kinds), _LICENCE if drawings is None else None)
+    drawn = f"OpenMoji 17.0.0, {_LICENCE}, openmoji.org" if drawings is None else str(drawings)
+    about = {"scenes": scenes, "seed": seed, "rates": rates.kinds(), "base_url": base_url, "kinds": len(kinds),
+             "drawings": drawn}  # fmt: skip
     (folder / "world.json").write_text(json.dumps(about, indent=1))
 
 
@@ -132,21 +142,27 @@ def plan_noise(scenes: int, seed: int, rates: NoiseRates) -> list[tuple[str, int
     return planned
 
 
-def scene_of(seed: int, row: int) -> Scene:
-    """The scene that row `row` of the world of `seed` shows."""
-    return make_scene(np.random.default_rng([seed, 2, row]))
+def scene_of(seed: int, row: int, drawings: Path | None = None) -> Scene:
+    """The scene that row `row` of the world of `seed` (and of the folder `drawings`, where given) shows."""
+    return make_scene(np.random.default_rng([seed, 2, row]), drawings)
 
 
 def _write_row(
-    row: int, folder: Path, seed: int, noise: list[tuple[str, int]], base_url: str, closed_url: str
+    row: int,
+    folder: Path,
+    seed: int,
+    noise: list[tuple[str, int]],
+    base_url: str,
+    closed_url: str,
+    drawings: Path | None,
 ) -> dict[str, Any]:
     kind, copied = noise[row]
     rng = np.random.default_rng([seed, 3, row])
-    original = scene_of(seed, copied if kind in _DUPLICATES else row)
+    original = scene_of(seed, copied if kind in _DUPLICATES else row, drawings)
     boxes = [_box(placed.name, placed.box, 1.0) for placed in original.objects]
     picture, captions = original.picture, original.captions
     if kind == "wrong_caption":
-        captions = scene_of(seed, copied).captions
+        captions = scene_of(seed, copied, drawings).captions
     elif kind == "duplicate_resized":
         scale = float(rng.choice([0.7, 0.8, 1.25, 1.5]))
         picture = picture.resize([round(side * scale) for side in picture.size], Image.Resampling.LANCZOS)
@@ -213,12 +229,12 @@ def _jpeg(picture: Image.Image, quality: int) -> bytes:
     return buffer.getvalue()
 
 
-def _write_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
+def _write_tables(folder: Path, rows: list[dict[str, Any]], kinds: list[str], licence: str | None) -> None:
     source = pa.schema(
         [("url", pa.string()), ("caption", pa.string()), ("captions", pa.list_(pa.string())), ("boxes", pa.list_(BOX)),
          ("licence", pa.string())]
     )  # fmt: skip
-    listed = [{**{name: row[name] for name in source.names[:-1]}, "licence": "CC BY-SA 4.0"} for row in rows]
+    listed = [{**{name: row[name] for name in source.names[:-1]}, "licence": licence} for row in rows]
     pq.write_table(pa.Table.from_pylist(listed, source), folder / "urls.parquet")
     truth = pa.schema(
         [("row", pa.int64()), ("url", pa.string()), ("noise", pa.string()), ("copied_row", pa.int64()),
@@ -230,7 +246,7 @@ def _write_tables(folder: Path, rows: list[dict[str, Any]]) -> None:
     )
     routes = {row["file"]: row["noise"] for row in rows if row["noise"] in ("missing", "slow", "endless", "opt_out")}
     (folder / "routes.json").write_text(json.dumps(routes, indent=0))
-    names = {name: number for number, name in enumerate(object_paths(), start=1)}
+    names = {name: number for number, name in enumerate(kinds, start=1)}
     boxed = [(row, box) for row in rows for box in row["boxes"]]
     said = [(row, caption) for row in rows for caption in row["captions"]]
     coco = {
