@@ -120,7 +120,7 @@ def write_plan(run: RunFolder, step: TrainStep, settings: FeedSettings, seed: in
     }
     key = work_key(STAGE, VERSION, how, [run.output_digest("feed", part) for part in run.parts()])
     if not run.is_done(STAGE, step.name, key):
-        lengths = run.read_table("lengths")
+        lengths = run.read_table("lengths", run.parts())
         if step.objective == "contrastive":
             table, fill = plan_batches(lengths, step.batch, seed, step.epochs, step.kinds), 1.0
         else:
