@@ -28,6 +28,7 @@ class InstructWork(PartWork):
     """
 
     stage = "instruct"
+    version = 2
     upstream = ("acquire", "select")
 
     def __init__(self, run: RunFolder, settings: InstructSettings, seed: int) -> None:
@@ -66,27 +67,29 @@ class InstructWork(PartWork):
         samples = read_parquet(self.run.table_path("samples", part), columns=columns)
         seen = {row["sample_id"]: row for row in samples.to_pylist()}
         rows = [row | seen[row["sample_id"]] for row in source.to_pylist() if row["sample_id"] in kept]
-        vocabulary = sorted({box["label"] for row in rows for box in row["boxes"] or []})
-        return [Context.from_row(row, vocabulary) for row in rows]
+        return [Context.from_row(row) for row in rows]
 
     def from_templates(self, contexts: list[Context]) -> list[Conversation]:
         """One conversation of all joined kinds, and one for each kind that stands alone, for every picture."""
         made = []
-        for context in contexts:
-            joined: list[Turn] = []
-            for name, (kind, share) in self.kinds.items():
-                rng = self.chance(context, name)
-                if not isinstance(kind, TemplateKind) or rng.random() >= share:
-                    continue
-                turns = kind.turns(context, rng)
+        joined: dict[str, list[Turn]] = {context.sample_id: [] for context in contexts}
+        for name, (kind, share) in self.kinds.items():
+            if not isinstance(kind, TemplateKind):
+                continue
+            drawn = [(context, self.chance(context, name)) for context in contexts]
+            chosen = [(context, rng) for context, rng in drawn if rng.random() < share]
+            said = kind.turns_of([context for context, _ in chosen], [rng for _, rng in chosen])
+            for (context, _), turns in zip(chosen, said, strict=True):
                 if kind.joined:
-                    joined += turns
+                    joined[context.sample_id] += turns
                 elif turns:
                     made.append(Conversation(f"{context.sample_id}-{name}", context.sample_id, name, "template", turns))
-            self.chance(context, "order").shuffle(joined)
-            if joined:
+        for context in contexts:
+            turns = joined[context.sample_id]
+            self.chance(context, "order").shuffle(turns)
+            if turns:
                 identity = f"{context.sample_id}-template"
-                made.append(Conversation(identity, context.sample_id, "template", "template", joined))
+                made.append(Conversation(identity, context.sample_id, "template", "template", turns))
         return made
 
     def from_endpoint(self, contexts: list[Context], counts: Counter[str]) -> list[Conversation]:

@@ -1,7 +1,7 @@
 """The kinds of conversation, one class in one file each, found by the file's name.
 
-To add a kind, add a file here with one subclass of `TemplateKind` or `EndpointKind`; its name in a recipe is the
-file's name.
+To add a kind, add a file here with one subclass of `PictureKind`, `TemplateKind` or `EndpointKind`; its name in a
+recipe is the file's name.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ import pkgutil
 from importlib import import_module
 
 from schemas.errors import InputError
-from stages.instruct.kinds.base import EndpointKind, Kind, Rejected, TemplateKind
+from stages.instruct.kinds.base import EndpointKind, Kind, PictureKind, Rejected, TemplateKind
 
-__all__ = ["EndpointKind", "Kind", "Rejected", "TemplateKind", "exact_kinds", "find_kind", "kind_names"]
+__all__ = [
+    "EndpointKind", "Kind", "PictureKind", "Rejected", "TemplateKind", "exact_kinds", "find_kind", "kind_names",
+]  # fmt: skip
 
 
 def kind_names() -> list[str]:

@@ -37,11 +37,26 @@ class TemplateKind(Kind, ABC):
     joined = True
 
     @abstractmethod
-    def turns(self, context: Context, rng: random.Random) -> list[Turn]:
-        """The turns for one picture; none where the context does not carry the kind."""
+    def turns_of(self, contexts: list[Context], chances: list[random.Random]) -> list[list[Turn]]:
+        """The turns for each picture of one part of the data; none where a context does not carry the kind.
+
+        Args:
+            chances: for each picture, where the chance for it comes from.
+        """
 
     def turn(self, rng: random.Random, phrasings: tuple[str, ...], answer: str, **words: str) -> Turn:
         return Turn(rng.choice(phrasings).format(**words), answer, self.name)
+
+
+class PictureKind(TemplateKind):
+    """Turns that follow from one picture's captions and boxes, whatever other pictures show."""
+
+    @abstractmethod
+    def turns(self, context: Context, rng: random.Random) -> list[Turn]:
+        """The turns for one picture; none where the context does not carry the kind."""
+
+    def turns_of(self, contexts: list[Context], chances: list[random.Random]) -> list[list[Turn]]:
+        return [self.turns(context, rng) for context, rng in zip(contexts, chances, strict=True)]
 
 
 class EndpointKind(Kind, ABC):

@@ -6,7 +6,7 @@ import random
 
 from schemas.conversation import Turn
 from stages.instruct.context import Context
-from stages.instruct.kinds.base import TemplateKind
+from stages.instruct.kinds.base import PictureKind
 
 _PHRASINGS = (
     "Describe this picture briefly.",
@@ -15,11 +15,18 @@ _PHRASINGS = (
     "Say in one sentence what is in the picture.",
     "What can be seen here?",
     "Write a caption for this picture.",
+    "A short description of the picture:",
+    "Tell me briefly what the picture shows.",
+    "Sum up this picture in a sentence.",
+    "What would be a fitting caption here?",
+    "Put in a few words what you see.",
+    "Use a short sentence to say what is shown.",
+    "In brief, what is this a picture of?",
 )
 
 
-class Caption(TemplateKind):
+class Caption(PictureKind):
     joined = False
 
     def turns(self, context: Context, rng: random.Random) -> list[Turn]:
-        return [self.turn(rng, _PHRASINGS, rng.choice(context.captions))]
+        return [self.turn(rng, _PHRASINGS, rng.choice(context.captions))] if context.captions else []

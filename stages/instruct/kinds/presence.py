@@ -1,10 +1,11 @@
-"""Whether an object is there: one that is and one that is not, so that yes and no are balanced."""
+"""Whether an object is there; every object is asked for as often where it is not as where it is."""
 
 from __future__ import annotations
 
 import random
 
 from schemas.conversation import Turn
+from stages.instruct.balance import balance_presence
 from stages.instruct.context import Context
 from stages.instruct.kinds.base import TemplateKind
 from stages.words import with_article
@@ -14,20 +15,26 @@ _PHRASINGS = (
     "Can you see {label} here?",
     "Does this picture show {label}?",
     "Is {label} among the objects in the picture?",
+    "Is there {label} in the picture? Answer yes or no.",
+    "Yes or no: does {label} appear in the picture?",
+    "Say yes or no. Is {label} to be seen here?",
+    "Do you find {label} anywhere in the picture?",
+    "Does the picture contain {label}?",
+    "Is {label} present in this picture?",
+    "Look at the picture. Is there {label} in it?",
+    "Question: is {label} shown here? Short answer:",
+    "Given the picture, say whether there is {label} in it, with yes or no.",
 )
 
 
 class Presence(TemplateKind):
     exact = True
 
-    def turns(self, context: Context, rng: random.Random) -> list[Turn]:
-        present = sorted(context.counts())
-        absent = [label for label in context.vocabulary if label not in present]
-        if not present or not absent:
-            return []
-        turns = [
-            self.turn(rng, _PHRASINGS, "yes", label=with_article(rng.choice(present))),
-            self.turn(rng, _PHRASINGS, "no", label=with_article(rng.choice(absent))),
+    def turns_of(self, contexts: list[Context], chances: list[random.Random]) -> list[list[Turn]]:
+        return [
+            [
+                self.turn(rng, _PHRASINGS, "yes" if each.present else "no", label=with_article(each.label))
+                for each in asked
+            ]
+            for asked, rng in zip(balance_presence(contexts, chances), chances, strict=True)
         ]
-        rng.shuffle(turns)
-        return turns
