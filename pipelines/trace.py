@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import math
+from typing import Any
+
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from rich.console import Console
 
 from pipelines.recipe import Recipe, load_recipe
 from schemas.errors import InputError
-from schemas.vocabulary import Reason
+from schemas.vocabulary import Reason, Stage
 from stages.run_folder import RunFolder
 from stages.store import arrow_place, read_parquet
 
@@ -32,11 +37,13 @@ def show_trace(run: RunFolder, key: str, out: Console) -> None:
     if not rows:
         raise InputError(f"no row of the ledger has the sample_id or URL '{key}'")
     recipe = load_recipe(run.path("recipe.yaml"))
+    path = run.path("select.json")
+    thresholds = json.loads(path.read_text()).get("thresholds", []) if path.exists() else []
     for row in rows:
-        _show(run, recipe, row, out)
+        _show(run, recipe, thresholds, row, out)
 
 
-def _show(run: RunFolder, recipe: Recipe, row: dict, out: Console) -> None:
+def _show(run: RunFolder, recipe: Recipe, thresholds: list[dict[str, Any]], row: dict, out: Console) -> None:
     def say(name: str, text: object) -> None:
         out.print(f"{name:>14}  {text}", highlight=False, markup=False, soft_wrap=True)
 
@@ -48,6 +55,10 @@ def _show(run: RunFolder, recipe: Recipe, row: dict, out: Console) -> None:
         say("acquire", f"status {row['http_status']}{size}, sha256 {row['image_sha256'] or 'none'}")
     if row["clip_score"] is not None:
         say("clip score", f"{row['clip_score']:.4f}")
+    for line in _met(run, thresholds, row):
+        say("select", line)
+    for masked in _rows(run, "masked.parquet", row["sample_id"]):
+        say("masked", masked["caption"])
     if row["state"] == "dropped":
         say("dropped", f"by {row['stage']}: {row['reason']} ({Reason(row['reason']).info.text})")
         if row["duplicate_of"]:
@@ -66,6 +77,39 @@ def _show(run: RunFolder, recipe: Recipe, row: dict, out: Console) -> None:
             number = entry["pack"] // step.global_packs
             say(f"train {step.name}", f"pack {entry['pack']}, place {entry['position']}, epoch {entry['epoch']}, "
                 f"optimizer step {number + 1}, {entry['length']} tokens ({entry['conversation_id']})")  # fmt: skip
+
+
+def _met(run: RunFolder, thresholds: list[dict[str, Any]], row: dict[str, Any]) -> list[str]:
+    """Each threshold of select that the row came to, with what the row measured, up to the one that dropped it."""
+    reason = Reason(row["reason"]) if row["reason"] else None
+    stages = list(Stage)
+    if reason is Reason.BAD_VECTOR or (reason and stages.index(reason.info.stage) < stages.index(Stage.SELECT)):
+        return []
+    if reason in (Reason.CONTAMINATED_PICTURE, Reason.CONTAMINATED_TEXT):  # decontamination follows the rules
+        thresholds = [asked for asked in thresholds if asked["name"].startswith("rules.")]
+    measured = next(iter(_rows(run, "scores.parquet", row["sample_id"])), {})
+    lines = []
+    for asked in thresholds:
+        value = measured.get(asked["measure"])
+        if value is None:
+            continue
+        at_least = asked["keeps"] == "at_least"
+        bound = float(np.float32(asked["value"]))  # compared in float32, as select did
+        kept = value >= bound if at_least else value <= bound
+        lines.append(f"{asked['measure']} {_figure(value)} {'>=' if at_least else '<='} {_figure(bound)} "
+                     f"{'kept' if kept else 'dropped'} ({asked['name']})")  # fmt: skip
+        if not kept:
+            break
+    return lines
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if math.isclose(value, round(value)) and abs(value) > 1 else f"{value:.4f}"
+
+
+def _rows(run: RunFolder, name: str, sample: str) -> list[dict[str, Any]]:
+    path = run.path(name)
+    return read_parquet(path, filters=[("sample_id", "=", sample)]).to_pylist() if path.exists() else []
 
 
 def _conversations(run: RunFolder, sample: str) -> list[dict]:
