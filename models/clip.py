@@ -7,6 +7,7 @@ import models.compat  # noqa: F401
 # isort: split
 import difflib
 import io
+import json
 import os
 import pickle
 from collections import deque
@@ -20,9 +21,11 @@ import numpy as np
 import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import QuickGELU
 from PIL import Image
 from pydantic import Field
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from schemas.errors import InputError, SluiceError
 from schemas.identity import digest_file
@@ -36,6 +39,8 @@ WEIGHTS_FOLDER = Path(__file__).parent / "weights"
 ResizeMode = Literal["squash", "shortest", "longest"]
 _RESIZE_MODE: dict[str, ResizeMode] = {PACKAGED_MODEL: "squash"}
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+#: The entry of a weights file's metadata in which `save_clip` says how the model is to be built.
+_FORM = "sluice_clip"
 #: Batches that are made ready while the model is at work.
 _BATCHES_AHEAD = 2
 
@@ -162,6 +167,8 @@ def load_clip(
     source = None if pretrained == "none" or bundled else str(path or pretrained)
     resize_mode = resize_mode or _RESIZE_MODE.get(model)
     try:
+        form = _form(path)
+        preprocess = form.get("preprocess", {}) | ({"resize_mode": resize_mode} if resize_mode else {})
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = open_clip.create_model(
@@ -169,8 +176,8 @@ def load_clip(
                 source,
                 load_weights=pretrained != "none",
                 device=device,
-                force_quick_gelu=bool(tag.get("quick_gelu")),
-                force_preprocess_cfg={"resize_mode": resize_mode} if resize_mode else None,
+                force_quick_gelu=bool(tag.get("quick_gelu") or form.get("quick_gelu")),
+                force_preprocess_cfg=preprocess or None,
                 pretrained_text=pretrained != "none",
             )
         tokenizer = open_clip.get_tokenizer(model)
@@ -194,6 +201,27 @@ def load_clip(
         device=torch.device(device),
         precision=precision,
     )
+
+
+def save_clip(clip: ClipModel, path: Path) -> None:
+    """Writes the whole model in fp16 as safetensors, a file that `pretrained` takes.
+
+    The file says besides what its weights were trained with and do not show: preprocessing and activation.
+    """
+    form = {
+        "preprocess": {name: value for name, value in clip.model.visual.preprocess_cfg.items() if name != "size"},
+        "quick_gelu": any(isinstance(module, QuickGELU) for module in clip.model.modules()),
+    }
+    weights = {name: value.half().cpu().contiguous() for name, value in clip.model.state_dict().items()}
+    save_file(weights, path, {_FORM: json.dumps(form)})
+
+
+def _form(path: Path | None) -> dict[str, Any]:
+    """What `save_clip` said in the weights file; nothing of other files."""
+    if path is None or path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return json.loads((file.metadata() or {}).get(_FORM, "{}"))
 
 
 def _weights_path(model: str, pretrained: str) -> Path | None:

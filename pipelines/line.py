@@ -40,16 +40,24 @@ def source(line: Line) -> Counts:
     return write_parts(line.run, line.recipe.source)
 
 
+def filter_network(line: Line) -> Counts:
+    """Trains the network that scores on trusted pairs, where the recipe asks for it."""
+    from pipelines.filter_network import train_filter_network
+
+    return {} if line.recipe.select.clip.train is None else train_filter_network(line)
+
+
 def acquire(line: Line) -> Counts:
     """Downloads, decodes and resizes, and embeds with CLIP while the next part downloads."""
     from stages.acquire import acquire_place
     from stages.embed import EmbedWork
+    from stages.select.filter_network import scoring_clip
 
     run, recipe, retry = line.run, line.recipe, line.retry_failed
     places = [
         acquire_place(run, recipe.acquire, retry, recipe.source),
-        Place(lambda: EmbedWork(run, recipe.select.clip), num_cpus=1, actors=recipe.select.clip.actors,
-              num_gpus=_gpu_share()),
+        Place(lambda: EmbedWork(run, scoring_clip(run, recipe.select.clip)), num_cpus=1,
+              actors=recipe.select.clip.actors, num_gpus=_gpu_share()),
     ]  # fmt: skip
     _stream("acquire", line, places)
     return dict(count_over_parts(run, "acquire", run.parts()))
@@ -58,8 +66,11 @@ def acquire(line: Line) -> Counts:
 def select(line: Line) -> Counts:
     """Decides on every row by its columns."""
     from stages.select import write_decisions
+    from stages.select.filter_network import scoring_clip
 
-    return write_decisions(line.run, line.recipe.select, line.recipe.feed.holdout, line.recipe.seed)
+    run, recipe = line.run, line.recipe
+    settings = recipe.select.model_copy(update={"clip": scoring_clip(run, recipe.select.clip)})
+    return write_decisions(run, settings, recipe.feed.holdout, recipe.seed)
 
 
 def instruct(line: Line) -> Counts:
@@ -146,6 +157,7 @@ StageFunction = Callable[[Line], Counts]
 #: The stages in the order of the line. The ledger follows the stages that decide on rows.
 STAGES: dict[str, StageFunction] = {
     Stage.SOURCE: source,
+    "filter": filter_network,
     Stage.ACQUIRE: acquire,
     Stage.SELECT: select,
     Stage.INSTRUCT: instruct,
@@ -156,7 +168,7 @@ STAGES: dict[str, StageFunction] = {
     Stage.EXPORT: export,
     Stage.REPORT: report,
 }
-_DATA_STAGES = (Stage.SOURCE, Stage.ACQUIRE, Stage.SELECT, Stage.INSTRUCT, Stage.FEED)
+_DATA_STAGES = (Stage.SOURCE, "filter", Stage.ACQUIRE, Stage.SELECT, Stage.INSTRUCT, Stage.FEED)
 
 
 def stages_until(until: str | None) -> list[tuple[str, StageFunction]]:

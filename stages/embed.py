@@ -38,8 +38,9 @@ class EmbedWork(PartWork):
 
     def settings(self) -> Any:
         # The batch size is in: the last bits of a vector can differ with it.
-        fields = {"model", "pretrained", "resize_mode", "batch_size", "precision"}
-        return {**self.clip.model_dump(include=fields), "weights": self._weights}
+        fields = {"model", "resize_mode", "batch_size", "precision"}
+        # Where the weights are a file, it may lie anywhere: what it holds counts.
+        return {**self.clip.model_dump(include=fields), "weights": self._weights or self.clip.pretrained}
 
     def compute(self, part: int) -> PartOutput:
         samples = self.run.read_table("samples", [part], ["key", "sample_id", "caption", "reason"])

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from models.clip import ClipSettings
 from schemas.settings import Settings
 from stages.select.dedup.settings import DedupSettings
+from stages.select.filter_network import FilterTrainSettings
 from stages.select.rules import RuleSettings
 
 
@@ -45,6 +46,15 @@ class ClipFilterSettings(ClipSettings):
     keep: KeepSettings | None = Field(
         default=None, description="{min: cosine} or {top: share}; every score is kept where null"
     )
+    train: FilterTrainSettings | None = Field(
+        default=None, description="trains the model on trusted pairs before it scores, from the weights named above"
+    )
+
+    @model_validator(mode="after")
+    def _trainable(self) -> ClipFilterSettings:
+        if self.train is not None and ":" in self.model:
+            raise ValueError("train: a model that brings its own weights cannot be trained; name an OpenCLIP model")
+        return self
 
 
 class SelectSettings(Settings):

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from models.clip import PACKAGED_MODEL
+from models.clip import PACKAGED_MODEL, ResizeMode
 from schemas.settings import Settings
 
 
@@ -28,6 +28,9 @@ class TrainStep(Settings):
     accumulation: int = Field(1, ge=1, description="forward passes that one worker's share of a step is cut into")
     model: str = Field(PACKAGED_MODEL, description="contrastive only: the OpenCLIP model that is trained")
     pretrained: str = Field("none", description="contrastive only: its weights at the begin, as select.clip names them")
+    resize_mode: ResizeMode | None = Field(
+        None, description="contrastive only: how pictures become square; the model's own where null"
+    )
     batch: int = Field(256, ge=2, description="contrastive only: most pictures in a batch, which is one pack")
     augment: float = Field(
         0, ge=0, lt=1, description="contrastive only: pictures are cropped to a random area of at least 1 - this share"

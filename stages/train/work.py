@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import distributed
 
-from models.clip import ClipSettings, load_clip
+from models.clip import ClipSettings, load_clip, save_clip
 from models.full import ModelSettings, VisionLanguageModel, build_model, save_weights
 from models.towers import VisionSettings
 from schemas.errors import InputError
@@ -184,14 +183,9 @@ class StepWork:
             start = step.pretrained
             if self.before:
                 start = str(files.enter_context(fetched(self.run.path(final_file(self.before[-1])))))
-            clip = load_clip(step.model, start, device, seed=self.seed)
+            clip = load_clip(step.model, start, device, resize_mode=step.resize_mode, seed=self.seed)
         collate = PairCollate(PackReader(self.run, ["train"]), clip.preprocess, clip.tokenizer, self.seed, step.augment)
-
-        def save(path: Path) -> None:
-            weights = clip.model.state_dict()
-            save_file({name: value.half().cpu().contiguous() for name, value in weights.items()}, path)
-
-        return ContrastiveObjective(clip, step.learned(), step.precision), collate, save
+        return ContrastiveObjective(clip, step.learned(), step.precision), collate, lambda path: save_clip(clip, path)
 
 
 def _digest(clip: VisionSettings | TrainStep) -> str | None:
