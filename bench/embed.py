@@ -106,6 +106,7 @@ def _ours(root: Path, model: str, pretrained: str) -> dict[str, float]:
     run = RunFolder(root)
     for part in run.parts():
         run.path("manifests", "embed", f"{part:05d}.json").unlink(missing_ok=True)
+        run.table_path("vectors", part).unlink(missing_ok=True)
     start_ray(parse_recipe({"name": "bench", "source": {"table": "none.parquet"}}, "bench"))
     clip = ClipSettings(model=model, pretrained=pretrained)
     begin = time.monotonic()

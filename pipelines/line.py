@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.progress import meter
 from pipelines.recipe import Recipe, to_yaml
@@ -17,6 +17,10 @@ from schemas.vocabulary import Stage
 from stages.graph import PartWork, Place, count_over_parts, run_parts
 from stages.run_folder import WHOLE, RunFolder, work_key
 from stages.store import local_folder, read_parquet, write_atomically
+
+if TYPE_CHECKING:
+    from models.clip import ClipSettings
+    from stages.select import SelectSettings
 
 log = logging.getLogger("sluice")
 
@@ -48,17 +52,13 @@ def filter_network(line: Line) -> Counts:
 
 
 def acquire(line: Line) -> Counts:
-    """Downloads, decodes and resizes, and embeds with CLIP while the next part downloads."""
+    """Downloads, decodes and resizes, and embeds with every CLIP model while the next part downloads."""
     from stages.acquire import acquire_place
-    from stages.embed import EmbedWork
-    from stages.select.filter_network import scoring_clip
+    from stages.select import check_inputs
 
     run, recipe, retry = line.run, line.recipe, line.retry_failed
-    places = [
-        acquire_place(run, recipe.acquire, retry, recipe.source),
-        Place(lambda: EmbedWork(run, scoring_clip(run, recipe.select.clip)), num_cpus=1,
-              actors=recipe.select.clip.actors, num_gpus=_gpu_share()),
-    ]  # fmt: skip
+    check_inputs(recipe.select)
+    places = [acquire_place(run, recipe.acquire, retry, recipe.source), *_embed_places(run, recipe.select)]
     _stream("acquire", line, places)
     return dict(count_over_parts(run, "acquire", run.parts()))
 
@@ -276,8 +276,26 @@ def _stream(name: str, line: Line, places: list[Place]) -> None:
             progress.advance(rows[part])
 
 
-def _gpu_share() -> float:
-    """One GPU for an actor where there is one."""
+def _embed_places(run: RunFolder, select: SelectSettings) -> list[Place]:
+    """The places of the CLIP models, one after the other: that of `select.clip`, then those of `select.models`."""
+    from stages.embed import EmbedWork
+    from stages.select.filter_network import scoring_clip
+
+    def place(name: str, clip: ClipSettings) -> Place:
+        def make() -> EmbedWork:
+            return EmbedWork(run, clip if name else scoring_clip(run, select.clip), name=name)
+
+        # However many the models are, they hold no more CPUs than one would.
+        return Place(make, num_cpus=1 / len(clips), actors=clip.actors, num_gpus=share)
+
+    clips = {"": select.clip, **select.models}
+    share = _gpu_share(sum(clip.actors for clip in clips.values()))
+    return [place(name, clip) for name, clip in clips.items()]
+
+
+def _gpu_share(actors: int) -> float:
+    """What part of a GPU each of `actors` gets, so that all of them find room; none where there is no GPU."""
     import torch
 
-    return 1.0 if torch.cuda.is_available() else 0.0
+    gpus = torch.cuda.device_count()
+    return 1 / -(-actors // gpus) if gpus else 0.0

@@ -32,6 +32,9 @@ SOURCE = pa.schema(
     ]
 )
 
+#: Sides of the two luma and the two chroma pictures in a thumbnail.
+THUMBNAIL_LUMA_PX, THUMBNAIL_CHROMA_PX = 16, 8
+
 #: RUN/samples/00000.parquet: img2dataset's columns first, then ours. One row for every source row of the part.
 SAMPLES = pa.schema(
     [
@@ -51,7 +54,8 @@ SAMPLES = pa.schema(
         ("pixels_sha256", pa.string()),  # of the picture's pixels, upright and in sRGB, before it was encoded
         ("phash", pa.string()),  # 16 hex digits
         ("phash_variants", pa.list_(pa.uint64(), 3)),  # of the picture mirrored, its centre 90%, and that mirrored
-        ("thumbnail", pa.binary(640)),  # luma 16 x 16 of the picture and of its centre 90%; blue, red chroma 8 x 8
+        # Bytes, row by row: luma of the picture, luma of its centre 90%, blue chroma and red chroma of the picture.
+        ("thumbnail", pa.binary(2 * THUMBNAIL_LUMA_PX**2 + 2 * THUMBNAIL_CHROMA_PX**2)),
         ("boxes", pa.list_(BOX)),  # pixels of the original picture; null where it has none, or no picture came
         ("reason", pa.string()),  # null where the picture is in the tar
     ]
@@ -59,12 +63,16 @@ SAMPLES = pa.schema(
 
 
 def vectors(dim: int) -> pa.Schema:
-    """RUN/vectors/00000.parquet: one row for every picture in the part's tar. Vectors have length 1."""
+    """RUN/vectors/00000.parquet: one row for every picture in the part's tar. Vectors have length 1.
+
+    Those of a further model, `select.models.NAME`, lie in RUN/vectors/NAME/00000.parquet.
+    """
     return pa.schema(
         [
             ("sample_id", pa.string()),
             ("clip_score", pa.float32()),  # cosine of picture and caption
             ("vector", pa.list_(pa.float16(), dim)),
+            ("made_from", pa.string()),  # digest of the stored picture, the caption, the model and its settings
         ]
     )
 

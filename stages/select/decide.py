@@ -16,12 +16,16 @@ from schemas.errors import InputError, SluiceError
 from schemas.tables import DECISIONS, MASKED
 from schemas.tables import scores as scores_schema
 from schemas.vocabulary import Reason, Stage, State
+from stages.embed import embed_stage, vectors_folder
 from stages.run_folder import WHOLE, RunFolder, work_key
 from stages.select.candidates import Candidates, Threshold
 from stages.select.dedup import drop_duplicates
+from stages.select.heads import ask_heads
+from stages.select.inputs import content_of, models_of, read_references
 from stages.select.rules import asked_rules, mask_captions
 from stages.select.score import ask_clip, histogram
 from stages.select.settings import SelectSettings
+from stages.select.strategies import References
 
 VERSION = 2
 _SAMPLE_COLUMNS = [
@@ -50,13 +54,18 @@ class Decided:
 
 
 def decide(
-    samples: pa.Table, vectors: pa.Table | Mapping[str, pa.Table], settings: SelectSettings, holdout: float, seed: int
+    samples: pa.Table,
+    vectors: pa.Table | Mapping[str, pa.Table],
+    settings: SelectSettings,
+    holdout: float,
+    seed: int,
+    references: References | None = None,
 ) -> Decided:
     """Decides on every row; depends on the rows alone, not on their order or how they were cut into parts.
 
     Applied in order, and the first reason stands: what earlier stages dropped, vectors that are none, rules, the CLIP
-    score, then exact, perceptual and semantic dedup. Of duplicates the one with the higher CLIP score is kept, then
-    the one with more pixels, then the earlier row.
+    score, heads, the strategy, then exact, perceptual and semantic dedup. Of duplicates the one with the higher CLIP
+    score is kept, then the one with more pixels, then the earlier row.
 
     Args:
         samples: `schemas.tables.SAMPLES` with a column `part` (int32) and, for personal data, the source's
@@ -66,9 +75,11 @@ def decide(
             one that `select.clip` names is "".
         holdout: share of the kept samples that goes to `val`, by a hash of the sample's id.
         seed: draws another holdout.
+        references: what a strategy compares pictures with.
 
     Raises:
         SluiceError: a sample whose `reason` is null has no vector.
+        InputError: a head or a list of concepts cannot be read, or does not fit.
     """
     rows = Candidates.of(samples, vectors if isinstance(vectors, Mapping) else {"": vectors})
     bad = _bad_vectors(rows)
@@ -79,6 +90,8 @@ def decide(
             rows.measure(rule.measure, rule.measured(rows.samples, limit))
         rows.ask(f"rules.{rule.name}", rule.measure, rule.keeps, rule.bound(limit), rule.reason)
     ask_clip(rows, settings.clip.keep)
+    ask_heads(rows, settings.heads)
+    settings.strategy.ask(rows, f"strategy.{settings.strategy.name()}", references or {})
     places = _by_preference(rows)
     places = places[rows.alive()[places]]
     row_of = pa.array(place := rows.places_in(), mask=place < 0)
@@ -103,15 +116,17 @@ def write_decisions(run: RunFolder, settings: SelectSettings, holdout: float, se
         InputError: rows reached select, and it keeps none.
     """
     parts = run.parts()
-    stages = [(stage, part) for stage in (Stage.SOURCE, Stage.ACQUIRE, Stage.EMBED) for part in parts]
+    embedded = [embed_stage(name) for name in models_of(settings)]
+    stages = [(stage, part) for stage in (Stage.SOURCE, Stage.ACQUIRE, *embedded) for part in parts]
     inputs = run.map(lambda each: run.output_digest(*each), stages)
     if not parts or None in inputs:
         raise SluiceError("select: not every part is acquired and embedded yet; run those stages first")
-    sections: dict[str, Any] = {name: True for name in SelectSettings.model_fields if name != "clip"}
+    sections: dict[str, Any] = {name: True for name in SelectSettings.model_fields if name not in ("clip", "models")}
     asked = settings.model_dump(mode="json", include={**sections, "clip": {"keep"}})
-    key = work_key(Stage.SELECT, VERSION, [asked, holdout, seed], inputs)
+    key = work_key(Stage.SELECT, VERSION, [asked, content_of(settings), holdout, seed], inputs)
     if not run.is_done(Stage.SELECT, WHOLE, key):
-        decided = decide(_samples(run, parts, settings), _vectors(run, parts, settings), settings, holdout, seed)
+        vectors, references = _vectors(run, parts, settings), read_references(run, settings)
+        decided = decide(_samples(run, parts, settings), vectors, settings, holdout, seed, references)
         counts = _counts(decided.decisions)
         text = json.dumps({"settings": asked, **_summary(decided), "counts": counts}, indent=1)
         outputs = {
@@ -154,8 +169,11 @@ def _samples(run: RunFolder, parts: list[int], settings: SelectSettings) -> pa.T
 
 
 def _vectors(run: RunFolder, parts: list[int], settings: SelectSettings) -> dict[str, pa.Table]:
-    wanted = ["sample_id", "clip_score"] + (["vector"] if settings.dedup.semantic is not None else [])
-    return {"": run.read_table("vectors", parts, wanted)}
+    scores = ["sample_id", "clip_score"]
+    return {
+        name: run.read_table(vectors_folder(name), parts, [*scores, "vector"] if whole else scores)
+        for name, whole in models_of(settings).items()
+    }
 
 
 def _tell(thresholds: list[dict[str, Any]], counts: dict[str, int]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -10,7 +11,12 @@ from models.clip import ClipSettings
 from schemas.settings import Settings
 from stages.select.dedup.settings import DedupSettings
 from stages.select.filter_network import FilterTrainSettings
+from stages.select.heads import HeadSettings
 from stages.select.rules import RuleSettings
+from stages.select.strategies import StrategySetting
+
+#: Names folders, manifests and columns.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
 
 
 class KeepSettings(Settings):
@@ -61,5 +67,29 @@ class SelectSettings(Settings):
     """What is kept. Changing any of it but the CLIP model downloads and embeds nothing again."""
 
     clip: ClipFilterSettings = ClipFilterSettings()
+    models: dict[Name, ClipSettings] = Field(
+        default={},
+        description="further CLIP models that embed beside it, by names of your own, for heads and strategies",
+    )
     rules: RuleSettings = RuleSettings()  # type: ignore[valid-type]
+    heads: dict[Name, HeadSettings] = Field(
+        default={}, description="quality heads on CLIP vectors, by names of your own: aesthetic, watermark, unsafe"
+    )
+    strategy: StrategySetting = Field(
+        default="none",
+        validate_default=True,
+        description="none, basic, text_based, clip_score or image_based, as DataComp has them; or lists of them under "
+        "all (what every one keeps) or any (what one of them keeps)",
+    )
     dedup: DedupSettings = DedupSettings()
+
+    @model_validator(mode="after")
+    def _models_are_there(self) -> SelectSettings:
+        asked = [(f"heads.{name}.model", head.model) for name, head in self.heads.items()]
+        asked += [(f"strategy: {part.name()}.model", part.model_name()) for part in self.strategy.parts()]
+        for where, name in asked:
+            if name and name not in self.models:
+                near = difflib.get_close_matches(name, self.models, n=1)
+                known = f"did you mean '{near[0]}'?" if near else f"there are: {', '.join(self.models) or 'none'}"
+                raise ValueError(f"{where}: no model is called '{name}' under select.models; {known}")
+        return self

@@ -12,7 +12,7 @@ from PIL import Image
 from models.clip import ClipSettings, load_clip
 from schemas.errors import SluiceError
 from schemas.tables import SAMPLES, vectors
-from stages.embed import EmbedWork
+from stages.embed import EmbedWork, embed_stage, vectors_folder
 from stages.run_folder import RunFolder
 from stages.tar import tar_bytes
 
@@ -70,6 +70,60 @@ def test_the_same_part_gives_the_same_bytes(tmp_path: Path) -> None:
         digests.append(run.output_digest("embed", 3))
     assert digests[0] is not None
     assert digests[0] == digests[1]
+
+
+def test_pictures_that_did_not_change_keep_their_vectors(tmp_path: Path) -> None:
+    run, whole = RunFolder(tmp_path / "retried"), RunFolder(tmp_path / "whole")
+    _acquired(run, 0, [None, "timeout", None])
+    EmbedWork(run, CLIP, device="cpu").process(0)
+    path = run.table_path("vectors", 0)
+    marked = pq.read_table(path)
+    marked = marked.set_column(1, marked.schema.field("clip_score"), [pa.array([9.0, 8.0], pa.float32())])
+    pq.write_table(marked, path)
+
+    _acquired(run, 0, [None, None, None], {f"00000000{row}": _jpeg(seed) for row, seed in enumerate((0, 1, 7))})
+    assert EmbedWork(run, CLIP, device="cpu").process(0) == {"embedded": 3}
+    table = pq.read_table(path)
+    assert table["sample_id"].to_pylist() == ["id-0-0", "id-0-1", "id-0-2"]
+    kept = [score > 1 for score in table["clip_score"].to_pylist()]
+    assert kept == [True, False, False]  # the second came late, the third is another picture now
+    assert len(set(table["made_from"].to_pylist())) == 3
+
+    _acquired(whole, 0, [None] * 3, {f"00000000{row}": _jpeg(seed) for row, seed in enumerate((0, 1, 7))})
+    EmbedWork(whole, CLIP, device="cpu").process(0)
+    embedded_at_once = pq.read_table(whole.table_path("vectors", 0))
+    assert table.drop_columns("clip_score").equals(embedded_at_once.drop_columns("clip_score"))
+    assert table["clip_score"][1:] == embedded_at_once["clip_score"][1:]
+
+
+def test_other_settings_captions_or_a_broken_file_take_nothing_over(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    _acquired(run, 0, [None, None])
+    EmbedWork(run, CLIP, device="cpu").process(0)
+    first = pq.read_table(run.table_path("vectors", 0))
+    EmbedWork(run, CLIP.model_copy(update={"batch_size": 3}), device="cpu").process(0)
+    second = pq.read_table(run.table_path("vectors", 0))
+    assert set(first["made_from"].to_pylist()).isdisjoint(second["made_from"].to_pylist())
+    run.table_path("vectors", 0).write_bytes(b"PAR1 no table")
+    run.path("manifests", "embed", "00000.json").unlink()
+    EmbedWork(run, CLIP, device="cpu").process(0)
+    assert pq.read_table(run.table_path("vectors", 0)).equals(first)
+
+
+def test_a_further_model_has_vectors_and_manifests_of_its_own(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    _acquired(run, 0, [None, "timeout"])
+    EmbedWork(run, CLIP, device="cpu").process(0)
+    squeezed = EmbedWork(run, CLIP.model_copy(update={"resize_mode": "longest"}), device="cpu", name="padded")
+    assert not squeezed.done(0)
+    assert squeezed.process(0) == {"embedded": 1}
+    assert squeezed.done(0)
+    assert EmbedWork(run, CLIP, device="cpu").done(0)
+    one, other = (run.read_table(vectors_folder(name), [0]) for name in ("", "padded"))
+    assert one["sample_id"] == other["sample_id"]
+    assert one["vector"] != other["vector"]
+    assert run.read_table("vectors")["sample_id"] == one["sample_id"]
+    assert run.manifest(embed_stage("padded"), 0) is not None
 
 
 def test_a_part_without_pictures_is_committed_empty(tmp_path: Path) -> None:
