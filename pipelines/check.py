@@ -6,8 +6,8 @@ from functools import partial
 
 from rich.console import Console
 
+from pipelines.cost import cost_lines, endpoint_cost
 from pipelines.recipe import Recipe, to_yaml
-from stages.instruct.kinds import EndpointKind, find_kind
 from stages.source import count_rows, read_source
 
 #: Bytes a stored picture takes for each square pixel of its longer side, as seen on photographs at quality 95.
@@ -20,7 +20,7 @@ def describe(recipe: Recipe, out: Console) -> None:
     Raises:
         InputError: the source is missing, unreadable, or lacks a column that the recipe names.
     """
-    next(read_source(recipe.source))
+    first = next(read_source(recipe.source))
     rows = count_rows(recipe.source) or 0
     parts = -(-rows // recipe.source.rows_per_part) if rows else 0
     size_gb = rows * recipe.acquire.size**2 * _BYTES_PER_PIXEL / 1e9
@@ -34,14 +34,11 @@ def describe(recipe: Recipe, out: Console) -> None:
     )
     where = recipe.ray.address or f"local, {recipe.ray.num_cpus} logical CPUs"
     say(f"Ray: {where}; {recipe.ray.train_workers} training workers")
-    shares = [share for name, share in recipe.instruct.kinds.items() if issubclass(find_kind(name), EndpointKind)]
-    if shares and recipe.instruct.endpoint:
-        requests = round(rows * sum(shares))
-        tokens = requests * recipe.instruct.endpoint.max_tokens
-        say(
-            f"endpoint {recipe.instruct.endpoint.base_url}: at most {requests:,} requests and {tokens:,} tokens "
-            "of answers (were every row kept)"
-        )
+    cost = endpoint_cost(recipe.instruct, rows or 1000, first)
+    if cost and not rows:
+        say("how many rows there are is not known before the run; for each 1,000 of them:")
+    for line in cost_lines(recipe.instruct, cost) if cost else []:
+        say(line)
     if recipe.acquire.contact == contact and not recipe.acquire.allow_networks:
         say("acquire.contact is not set: name an address where a host can complain to you")
 

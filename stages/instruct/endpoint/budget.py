@@ -23,7 +23,6 @@ class Purse:
 
     def __init__(self, settings: EndpointSettings, store: AnswerStore) -> None:
         self.settings, self.store = settings, store
-        self.limited = settings.budget.tokens is not None or settings.budget.money is not None
         self._held = Usage()
         self._changed = asyncio.Condition()
 

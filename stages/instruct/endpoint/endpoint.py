@@ -65,6 +65,7 @@ class Endpoint:
         await asyncio.to_thread(self.store.refresh)
         answers = [self._answer(version, messages) for version, messages in requests]
         results = await asyncio.gather(*answers, return_exceptions=True)
+        await asyncio.to_thread(self.store.sync)
         failed = [result for result in results if isinstance(result, BaseException)]
         if failed and self._under_way:  # other threads' requests: what is paid for is to be kept
             await asyncio.wait(self._under_way.values())
@@ -119,7 +120,11 @@ class Endpoint:
         return await self.engine.ask(messages)
 
     async def _store(self, key: str, answer: Answer) -> None:
-        """Returns when the answer is stored. What comes while others are being stored is stored in one go."""
+        """Returns when the answer is stored: on a disk, before anything more is asked; in an object store, what comes
+        while a put is under way goes into one put after it."""
+        if self.store.is_local:
+            self.store.put_all({key: answer})
+            return
         stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._unwritten.append((key, answer, stored))
         if self._writer is None or self._writer.done():
@@ -132,8 +137,6 @@ class Endpoint:
             error = None
             try:
                 await asyncio.to_thread(self.store.put_all, {key: answer for key, answer, _ in batch})
-                if self._purse.limited:
-                    await asyncio.to_thread(self.store.refresh)
             except Exception as caught:  # noqa: BLE001  (whoever waits for the answer gets it)
                 error = self._failure = self._failure or caught
             for _, _, stored in batch:

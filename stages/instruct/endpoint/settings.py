@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -65,8 +66,8 @@ class EndpointSettings(Settings):
             find_engine(self.engine)
         except InputError as error:
             raise ValueError(str(error)) from error
-        if self.engine == "openai" and self.base_url is None:
-            raise ValueError("engine openai needs base_url, for example http://127.0.0.1:8000/v1")
+        if self.engine == "openai" and not re.match(r"https?://[^/\s]", self.base_url or ""):
+            raise ValueError("engine openai needs a base_url of http or https, for example http://127.0.0.1:8000/v1")
         if self.budget.money is not None and self.price is None:
             raise ValueError("a budget in money needs price (input_per_million, output_per_million)")
         return self
