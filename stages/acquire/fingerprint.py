@@ -9,10 +9,10 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
+from schemas.tables import THUMBNAIL_CHROMA_PX, THUMBNAIL_LUMA_PX
+
 #: The part of each side that the hashed centre crop keeps.
 CROP = 0.9
-#: Sides of the luma and chroma pictures in a thumbnail.
-LUMA_SIDE, CHROMA_SIDE = 16, 8
 
 _HASH_SIDE = 8
 #: A picture is brought to at least so many pixels a side by whole factors before anything else is done.
@@ -35,14 +35,17 @@ def fingerprint(picture: Image.Image) -> Fingerprint:
     3.2.1), taken of means over whole pixels in place of a Lanczos resize to 32 x 32; they differ in few bits. All else
     comes from the same means, by products with small matrices.
     """
-    factors = max(1, picture.width // _LEAST_SIDE), max(1, picture.height // _LEAST_SIDE)
+    least = max(picture.width, _LEAST_SIDE), max(picture.height, _LEAST_SIDE)
+    if least != picture.size:
+        picture = picture.resize(least, Image.Resampling.BOX)
+    factors = picture.width // _LEAST_SIDE, picture.height // _LEAST_SIDE
     small = picture.reduce(factors)
     across, down = (_views(side / factor) for side, factor in zip(picture.size, factors, strict=True))
     seen = down @ np.asarray(small.convert("L"), np.float32) @ across.T
     whole, crop, hashed, hashed_crop = (seen[part, part] for part in _PARTS)
     phash, *variants = _bits(np.stack([hashed, hashed * _MIRRORED, hashed_crop, hashed_crop * _MIRRORED]))
     luma = np.rint(np.stack([whole, crop])).astype(np.uint8)
-    coarse = small.resize((CHROMA_SIDE, CHROMA_SIDE), Image.Resampling.BOX).convert("YCbCr")
+    coarse = small.resize((THUMBNAIL_CHROMA_PX, THUMBNAIL_CHROMA_PX), Image.Resampling.BOX).convert("YCbCr")
     chroma = np.asarray(coarse)[:, :, 1:].transpose(2, 0, 1)
     return Fingerprint(f"{phash:016x}", variants, luma.tobytes() + chroma.tobytes())
 
@@ -60,7 +63,8 @@ def pixels_sha256(pixels: np.ndarray) -> str:
 
 def _bits(frequencies: np.ndarray) -> list[int]:
     """[n, 8, 8] -> n numbers of 64 bits; the first frequency is the highest bit."""
-    flat = frequencies.reshape(len(frequencies), -1)
+    # Rounded, so that what is plain has no frequency but the first, whatever the order of its sums.
+    flat = frequencies.reshape(len(frequencies), -1).round(2)
     above = flat > np.median(flat, axis=1, keepdims=True)
     return [int(number) for number in np.packbits(above, axis=1).view(">u8")[:, 0]]
 
@@ -71,7 +75,12 @@ def _views(side: float) -> np.ndarray:
 
     Means over 16 pieces of it, over 16 pieces of its centre, its 8 lowest frequencies, and those of its centre.
     """
-    rows = [_means(side, LUMA_SIDE, 1.0), _means(side, LUMA_SIDE, CROP), _cosines(side, 1.0), _cosines(side, CROP)]
+    rows = [
+        _means(side, THUMBNAIL_LUMA_PX, 1.0),
+        _means(side, THUMBNAIL_LUMA_PX, CROP),
+        _cosines(side, 1.0),
+        _cosines(side, CROP),
+    ]
     return np.concatenate(rows).astype(np.float32)
 
 
@@ -83,10 +92,13 @@ def _means(side: float, pieces: int, crop: float) -> np.ndarray:
 
 
 def _cosines(side: float, crop: float) -> np.ndarray:
-    """Of the discrete cosine transform (DCT-II), whose rows are 0 outside of the crop."""
+    """Of the discrete cosine transform (DCT-II) of the crop; of what is plain, all but the first are 0."""
     pixel = np.arange(np.ceil(side))
     place = 0.5 + (np.minimum(pixel + 0.5, (pixel + side) / 2) / side - 0.5) / crop
-    return np.cos(np.pi * np.arange(_HASH_SIDE)[:, None] * place.clip(0, 1)) * _means(side, 1, crop)
+    share = _means(side, 1, crop)
+    waves = np.cos(np.pi * np.arange(_HASH_SIDE)[:, None] * place.clip(0, 1)) * share
+    waves[1:] -= waves[1:].sum(axis=1, keepdims=True) * share
+    return waves
 
 
 _PARTS = [slice(0, 16), slice(16, 32), slice(32, 40), slice(40, 48)]
