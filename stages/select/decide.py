@@ -22,6 +22,7 @@ from stages.select.candidates import Candidates, Threshold
 from stages.select.dedup import drop_duplicates
 from stages.select.heads import ask_heads
 from stages.select.inputs import content_of, models_of, read_references
+from stages.select.known import Known, measured_from, read_known
 from stages.select.rules import asked_rules, mask_captions
 from stages.select.score import ask_clip, histogram
 from stages.select.settings import SelectSettings
@@ -43,7 +44,7 @@ class Decided:
     Attributes:
         decisions: `schemas.tables.DECISIONS`, by `row`. `duplicate_of` is a sample that is kept.
         scores: `schemas.tables.scores(...)`, by `row`: every measure that a threshold stands on.
-        masked: `schemas.tables.MASKED`: the captions of kept samples that held personal data, where it is masked.
+        masked: `schemas.tables.MASKED`: the captions of samples that held personal data, where it is masked.
         thresholds: in the order in which they were asked.
     """
 
@@ -60,6 +61,7 @@ def decide(
     holdout: float,
     seed: int,
     references: References | None = None,
+    known: Known | None = None,
 ) -> Decided:
     """Decides on every row; depends on the rows alone, not on their order or how they were cut into parts.
 
@@ -76,15 +78,18 @@ def decide(
         holdout: share of the kept samples that goes to `val`, by a hash of the sample's id.
         seed: draws another holdout.
         references: what a strategy compares pictures with.
+        known: what need not be measured again.
 
     Raises:
         SluiceError: a sample whose `reason` is null has no vector.
         InputError: a head or a list of concepts cannot be read, or does not fit.
     """
     rows = Candidates.of(samples, vectors if isinstance(vectors, Mapping) else {"": vectors})
-    bad = _bad_vectors(rows)
+    pictured, bad = rows.alive(), _bad_vectors(rows)
     rows.measure("clip_score", np.where(bad, np.float32(np.nan), rows.scores()))
     rows.drop(bad, Reason.BAD_VECTOR)
+    known = known or Known()
+    rows.measures.update(known.measures)
     for rule, limit in asked_rules(settings.rules):
         if rule.measure not in rows.measures:
             rows.measure(rule.measure, rule.measured(rows.samples, limit))
@@ -97,8 +102,10 @@ def decide(
     row_of = pa.array(place := rows.places_in(), mask=place < 0)
     drop_duplicates(rows.verdicts, places, rows.samples, rows.vectors[""], row_of, settings.dedup)
 
-    mask = settings.rules.personal_data == "mask"  # type: ignore[attr-defined]
-    masked = mask_captions(rows.samples.filter(rows.alive())) if mask else MASKED.empty_table()
+    if settings.rules.personal_data != "mask":  # type: ignore[attr-defined]
+        masked = MASKED.empty_table()
+    else:
+        masked = mask_captions(rows.samples.filter(pictured)) if known.masked is None else known.masked
     return Decided(_decisions(rows, holdout, seed), _scores(rows), masked, rows.thresholds)
 
 
@@ -125,8 +132,11 @@ def write_decisions(run: RunFolder, settings: SelectSettings, holdout: float, se
     asked = settings.model_dump(mode="json", include={**sections, "clip": {"keep"}})
     key = work_key(Stage.SELECT, VERSION, [asked, content_of(settings), holdout, seed], inputs)
     if not run.is_done(Stage.SELECT, WHOLE, key):
+        measured = measured_from(settings.rules, inputs[: 2 * len(parts)])
         vectors, references = _vectors(run, parts, settings), read_references(run, settings)
-        decided = decide(_samples(run, parts, settings), vectors, settings, holdout, seed, references)
+        decided = decide(
+            _samples(run, parts, settings), vectors, settings, holdout, seed, references, read_known(run, measured)
+        )
         counts = _counts(decided.decisions)
         text = json.dumps({"settings": asked, **_summary(decided), "counts": counts}, indent=1)
         outputs = {
@@ -135,7 +145,7 @@ def write_decisions(run: RunFolder, settings: SelectSettings, holdout: float, se
             "masked.parquet": decided.masked,
             "select.json": text.encode(),
         }
-        run.commit(Stage.SELECT, WHOLE, key, outputs, counts, version=VERSION)
+        run.commit(Stage.SELECT, WHOLE, key, outputs, counts, version=VERSION, measured_from=measured)
     counts = (run.manifest(Stage.SELECT, WHOLE) or {"counts": {}})["counts"]
     _tell(json.loads(run.path("select.json").read_text())["thresholds"], counts)
     return counts
@@ -215,9 +225,15 @@ def _summary(decided: Decided) -> dict[str, Any]:
         "threshold": clip[0] if clip else None,
         "clip_scores": histogram(scores),
         "splits": splits,
-        "masked": decided.masked.num_rows,
+        "masked": pc.sum(_kept_in(decided)).as_py() or 0,
         "thresholds": [asked.to_row() for asked in decided.thresholds],
     }
+
+
+def _kept_in(decided: Decided) -> pa.ChunkedArray:
+    """Of each row whether it is kept with its captions masked."""
+    kept = pc.is_null(decided.decisions["reason"])
+    return pc.and_(kept, pc.is_in(decided.decisions["sample_id"], decided.masked["sample_id"].combine_chunks()))
 
 
 def _counts(decisions: pa.Table) -> dict[str, int]:
@@ -267,7 +283,7 @@ def _decisions(rows: Candidates, holdout: float, seed: int) -> pa.Table:
 
 
 def _scores(rows: Candidates) -> pa.Table:
-    measures = {name: _column(values) for name, values in rows.measures.items()}
+    measures = {name: _column(rows.measures[name]) for name in sorted(rows.measures)}
     columns = {"sample_id": rows.samples["sample_id"], "row": rows.samples["row"], **measures}
     return pa.table(columns, scores_schema(list(measures)))
 

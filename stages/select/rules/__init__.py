@@ -19,9 +19,9 @@ from pydantic import create_model
 from schemas.settings import Settings
 from schemas.vocabulary import Reason
 from stages.select.rules.base import Rule
-from stages.select.rules.personal import mask_captions
+from stages.select.rules.personal import MASK_VERSION, mask_captions
 
-__all__ = ["RULES", "Rule", "RuleSettings", "apply_rules", "asked_rules", "mask_captions"]
+__all__ = ["MASK_VERSION", "RULES", "Rule", "RuleSettings", "apply_rules", "asked_rules", "mask_captions"]
 
 
 def _find_rules() -> dict[str, type[Rule]]:

@@ -19,6 +19,7 @@ class Rule(ABC):
         name: its key in the recipe, under `select.rules`.
         reason: what the ledger says of the samples it drops.
         limit: type and pydantic field of its value in the recipe; null or false leaves the rule out.
+        version: raised when it measures otherwise.
         measure: the column of `scores.parquet` that it stands on; rules that measure the same share it.
         keeps: `at_least`: what measures less than the limit is dropped; `at_most`: what measures more.
     """
@@ -26,6 +27,7 @@ class Rule(ABC):
     name: ClassVar[str]
     reason: ClassVar[Reason]
     limit: ClassVar[tuple[Any, Any]]
+    version: ClassVar[int] = 1
     measure: ClassVar[str]
     keeps: ClassVar[Keeps]
 
@@ -44,6 +46,11 @@ class Rule(ABC):
     def asked(cls, limit: Any) -> bool:
         """Whether the recipe's value asks the rule at all."""
         return limit is not None and limit is not False
+
+    @classmethod
+    def depends(cls, limit: Any) -> Any:
+        """What of the limit the measure depends on, JSON-able: nothing, where the limit is a number to compare with."""
+        return None
 
     @classmethod
     def bound(cls, limit: Any) -> float:

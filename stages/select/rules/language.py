@@ -56,6 +56,10 @@ class Languages(Rule):
         return pa.array(lead, pa.float32()).take(texts.indices)
 
     @classmethod
+    def depends(cls, limit: list[str]) -> Any:
+        return sorted(limit)
+
+    @classmethod
     def bound(cls, limit: Any) -> float:
         return _SURE
 

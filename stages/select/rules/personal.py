@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +17,11 @@ from schemas.tables import MASKED
 from schemas.vocabulary import Reason
 from stages.select.rules.base import Rule
 
+#: Raised when captions would be masked otherwise.
+MASK_VERSION = 1
 #: What could hold either; most captions do not, and are not looked at again.
-_WORTH_A_LOOK = r"\S@\S|\d(?:[\s()./\-]{0,3}\d){6}"
+_DIGITS = re.compile(r"\d(?:[\s()./\-]{0,3}\d){6}")
+_WORTH_A_LOOK = rf"\S@\S|{_DIGITS.pattern}"
 # A picture's name may hold the sign too: icon@2x.png.
 _EMAIL = re.compile(
     r"\b[\w.+%-]+@(?:[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\.)+(?!(?:jpe?g|png|gif|webp|svg|avif)\b)[a-z]{2,24}\b",
@@ -92,6 +96,7 @@ def _worth_a_look(texts: pa.Array) -> np.ndarray:
     return pc.match_substring_regex(texts, _WORTH_A_LOOK).fill_null(False).to_numpy(zero_copy_only=False)
 
 
+@lru_cache(10_000)  # the row's caption is one of its captions
 def _masked(text: str | None) -> str | None:
     for begin, end, name in sorted(_found(text or ""), reverse=True):
         text = f"{text[:begin]}[{name}]{text[end:]}"  # type: ignore[index]
@@ -114,9 +119,11 @@ def _emails(text: str) -> Iterator[tuple[int, int, str]]:
 
 def _telephones(text: str) -> Iterator[tuple[int, int, str]]:
     """Numbers with a country's code; others where they stand in a telephone's groups, or a word says what they are."""
-    for match in PhoneNumberMatcher(text, None, leniency=Leniency.VALID):
-        yield match.start, match.end, "telephone"
-    for region in _REGIONS:
+    if "+" in text:
+        for match in PhoneNumberMatcher(text, None, leniency=Leniency.VALID):
+            yield match.start, match.end, "telephone"
+            text = text[: match.start] + " " * (match.end - match.start) + text[match.end :]
+    for region in _REGIONS if _DIGITS.search(text) else ():
         for match in PhoneNumberMatcher(text, region, leniency=Leniency.EXACT_GROUPING):
             if not match.raw_string.isdigit() or _CUE.search(text[: match.start]):
                 yield match.start, match.end, "telephone"

@@ -1,6 +1,7 @@
 """Select's decisions: order of the checks, the law, independence of order and cut, and the commit."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,11 @@ from stages.run_folder import RunFolder
 from stages.select.decide import decide as decide_all
 from stages.select.decide import write_decisions
 from stages.select.masked import read_captions
+from stages.select.rules import RULES
 from stages.select.settings import SelectSettings
 
+#: The module, which its function hides.
+decide_module = sys.modules[decide_all.__module__]
 DIM = 16
 SETTINGS = SelectSettings.model_validate(
     {
@@ -217,7 +221,7 @@ def test_every_threshold_says_what_reached_it_and_what_it_dropped() -> None:
          "reason": "clip_score", "reached": 8, "dropped": 1},
     ]  # fmt: skip
     scores = decided.scores
-    assert scores.schema == scores_schema(["clip_score", "shorter_side_px", "caption_boilerplate"])
+    assert scores.schema == scores_schema(["caption_boilerplate", "clip_score", "shorter_side_px"])
     assert scores["row"].to_pylist() == list(range(12))
     assert scores["shorter_side_px"].to_pylist()[:3] == [100, 100, 31]
     assert scores["clip_score"].null_count == 2
@@ -242,7 +246,7 @@ def test_rows_that_are_all_alike_are_kept_or_go_together() -> None:
         assert set(decisions["duplicate_of"].to_pylist()[1:]) == {samples["sample_id"][0].as_py()}
 
 
-def test_captions_of_kept_rows_are_masked_and_those_of_others_are_not_told() -> None:
+def test_captions_that_hold_personal_data_are_masked_or_dropped() -> None:
     samples, vectors = _world(3)
     captions = [["a dog, call 202-555-0143", "b"], ["a cat"], ["x@y.org"]]
     samples = _with(samples, caption=[given[0] for given in captions], captions=captions)
@@ -382,3 +386,61 @@ def test_later_stages_read_the_masked_captions(tmp_path: Path) -> None:
     assert read[1]["sample_id"].to_pylist() == samples["sample_id"].to_pylist()[3:]
     write_decisions(run, SETTINGS, 0.0, 0)
     assert read_captions(run, 0)["caption"].to_pylist() == said[:3]
+
+
+OUTPUTS = ("decisions.parquet", "scores.parquet", "masked.parquet", "select.json")
+MEASURED = {"languages": ["en"], "max_caption_repeats": 3, "personal_data": "mask", "min_caption_words": 2}
+
+
+def _asked(lowest: float, **rules) -> SelectSettings:
+    return SelectSettings.model_validate({"clip": {"keep": {"min": lowest}}, "rules": {**MEASURED, **rules}})
+
+
+def _measured(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the rules that measure from now on, and `mask` where captions are masked."""
+    told: list[str] = []
+
+    def watched(name, function):
+        return lambda *arguments: told.append(name) or function(*arguments)
+
+    for name, rule in RULES.items():
+        monkeypatch.setattr(rule, "measured", staticmethod(watched(name, rule.measured)))
+    monkeypatch.setattr(decide_module, "mask_captions", watched("mask", decide_module.mask_captions))
+    return told
+
+
+def test_another_threshold_measures_nothing_again_and_gives_what_a_new_run_gives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples, vectors = _planted()
+    samples = _edit(samples, "caption", r5="mail me@x.org, a dog", r7="Der Hund sitzt auf dem Tisch")
+    run, fresh = (_run(tmp_path / name, samples, vectors, [6]) for name in ("run", "fresh"))
+    write_decisions(run, _asked(0.2), 0.0, 0)
+    told = _measured(monkeypatch)
+    write_decisions(run, _asked(0.35), 0.0, 0)
+    assert told == []
+    write_decisions(fresh, _asked(0.35), 0.0, 0)
+    assert told == ["min_caption_words", "languages", "max_caption_repeats", "mask"]
+    for name in OUTPUTS:
+        assert run.path(name).read_bytes() == fresh.path(name).read_bytes()
+    assert pq.read_table(run.path("masked.parquet")).num_rows == 1
+
+
+def test_what_a_measure_depends_on_is_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, vectors = _planted()
+    run = _run(tmp_path, samples, vectors, [6])
+    write_decisions(run, _asked(0.2), 0.0, 0)
+    told = _measured(monkeypatch)
+    write_decisions(run, _asked(0.2, languages=["en", "de"], min_caption_words=1, max_aspect=9.0), 0.0, 0)
+    assert told == ["max_aspect", "languages"]
+    told.clear()
+    # A commit that was killed left scores that no manifest vouches for.
+    run.path("scores.parquet").write_bytes(run.path("decisions.parquet").read_bytes())
+    write_decisions(run, _asked(0.25), 0.0, 0)
+    assert told == ["min_caption_words", "languages", "max_caption_repeats"]
+    told.clear()
+    piece = samples.slice(0, 6).select(SAMPLES.names)
+    other = piece.set_column(piece.column_names.index("caption"), "caption", pa.array(["a dog"] * 6))
+    run.commit("acquire", 0, "k", {"samples/00000.parquet": other}, {})
+    write_decisions(run, _asked(0.25), 0.0, 0)
+    assert told == ["min_caption_words", "languages", "max_caption_repeats", "mask"]
