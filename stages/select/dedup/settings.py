@@ -9,7 +9,7 @@ from stages.select.dedup.link import Link
 
 
 class PerceptualSettings(Settings):
-    """Nearly the same pixels, by perceptual hash (Zauner 2010) and, so that like backgrounds are not enough, thumbnail."""
+    """Nearly the same pixels, by perceptual hash; thumbnails tell apart what shares no more than a background."""
 
     max_hamming: int = Field(default=6, ge=0, le=16, description="bits of 64 in which the hashes may differ")
     mirrored: bool = Field(default=True, description="a picture and its mirror image are one")

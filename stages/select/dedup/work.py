@@ -8,8 +8,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from schemas.errors import InputError
 from schemas.vocabulary import Reason
+from stages.select.dedup.earlier import Earlier
 from stages.select.dedup.exact import exact_duplicates
+from stages.select.dedup.fingerprints import FINGERPRINT_COLUMNS, fingerprints
 from stages.select.dedup.perceptual import perceptual_duplicates
 from stages.select.dedup.semantic import semantic_duplicates
 from stages.select.dedup.settings import DedupSettings
@@ -21,7 +24,8 @@ class Verdicts:
 
     Attributes:
         reason: object [n], None where not dropped.
-        keeper: int64 [n], place of the row that was kept instead; -1 where the row is no duplicate.
+        keeper: int64 [n], place of the row that was kept instead; -1 where the row is no duplicate. Places from n on
+            are those of rows that earlier runs kept (see `drop_duplicates`).
     """
 
     reason: np.ndarray
@@ -43,7 +47,8 @@ class Verdicts:
     def final_keeper(self) -> np.ndarray:
         """Keepers, followed to one that is kept in the end (a later kind of dedup may have dropped the first)."""
         final = self.keeper.copy()
-        while (moved := (final >= 0) & (self.keeper[final] >= 0)).any():
+        own = len(final)
+        while (moved := (final >= 0) & (final < own) & (self.keeper[np.minimum(final, own - 1)] >= 0)).any():
             final[moved] = self.keeper[final[moved]]
         return final
 
@@ -55,6 +60,7 @@ def drop_duplicates(
     vectors: pa.Table,
     row_of: pa.Array,
     settings: DedupSettings,
+    earlier: Earlier | None = None,
 ) -> None:
     """Marks in `verdicts` what is dropped for being like another sample.
 
@@ -62,21 +68,65 @@ def drop_duplicates(
         places: int64, rows of `samples` that are not dropped yet, in order of preference.
         vectors: `schemas.tables.vectors(dim)`; its column `vector` is needed for semantic dedup only.
         row_of: for every row of `samples` its row in `vectors`; null where it has none.
+        earlier: what earlier runs kept: it comes before all of `samples`, and stays. In `verdicts` its places follow
+            those of `samples`.
+
+    Raises:
+        InputError: an earlier run's vectors have another length.
     """
+    if earlier is not None:
+        own, added = samples.num_rows, earlier.samples.num_rows
+        row_of = pa.concat_arrays([row_of, pa.array(vectors.num_rows + np.arange(added), row_of.type)])
+        samples, vectors = _with_earlier(samples, vectors, earlier)
+        both = Verdicts(np.concatenate([verdicts.reason, np.full(added, None)]))
+        places = np.concatenate([own + np.arange(added), places])
+        _ask_each_kind(both, places, samples, vectors, row_of, settings, own)
+        verdicts.reason, verdicts.keeper = both.reason[:own], both.keeper[:own]
+    else:
+        _ask_each_kind(verdicts, places, samples, vectors, row_of, settings, samples.num_rows)
+
+
+def _ask_each_kind(
+    verdicts: Verdicts,
+    places: np.ndarray,
+    samples: pa.Table,
+    vectors: pa.Table,
+    row_of: pa.Array,
+    settings: DedupSettings,
+    own: int,
+) -> None:
+    """`own`: from this place on, samples are earlier runs'; they stand first in `places` and are never dropped."""
+    settled = int((places >= own).sum())
     if settings.exact:
-        digests = _codes(samples["sha256"])[places]
-        verdicts.drop_duplicates(places, exact_duplicates(digests), Reason.DUPLICATE_EXACT)
+        keeper = exact_duplicates(*(_codes(samples[name])[places] for name in ("sha256", "pixels_sha256")))
+        keeper[:settled] = -1
+        verdicts.drop_duplicates(places, keeper, Reason.DUPLICATE_EXACT)
         places = verdicts.alive(places)
     if settings.perceptual is not None:
         hashed = places[pc.is_valid(samples["phash"]).to_numpy()[places]]
-        hashes = _hashes(samples["phash"].take(pa.array(hashed)))
-        keeper = perceptual_duplicates(hashes, settings.perceptual.max_hamming)
+        prints = fingerprints(samples.select(FINGERPRINT_COLUMNS).take(pa.array(hashed)))
+        keeper = perceptual_duplicates(prints, settings.perceptual, settings.link, int((hashed >= own).sum()))
         verdicts.drop_duplicates(hashed, keeper, Reason.DUPLICATE_PERCEPTUAL)
         places = verdicts.alive(places)
     if settings.semantic is not None:
         stored = _matrix(vectors["vector"])[row_of.take(pa.array(places)).to_numpy()]
-        keeper = semantic_duplicates(stored, settings.semantic.min_cosine)
+        keeper = semantic_duplicates(stored, settings.semantic.min_cosine, settings.link, settled)
         verdicts.drop_duplicates(places, keeper, Reason.DUPLICATE_SEMANTIC)
+
+
+def _with_earlier(samples: pa.Table, vectors: pa.Table, earlier: Earlier) -> tuple[pa.Table, pa.Table]:
+    """Samples, and vectors where they are asked for, followed by those of earlier runs."""
+    columns = [name for name in earlier.samples.column_names if name in samples.column_names]
+    samples = pa.concat_tables([samples.select(columns), earlier.samples.select(columns)])
+    if earlier.vectors is None:
+        return samples, vectors
+    there, added = vectors.schema.field("vector").type, earlier.vectors.schema.field("vector").type
+    if there != added:
+        raise InputError(
+            f"select.dedup.against: vectors there have {added.list_size} numbers, here {there.list_size}; "
+            "compare runs that were embedded by one CLIP model"
+        )
+    return samples, pa.concat_tables([vectors.select(["vector"]), earlier.vectors])
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:
@@ -86,12 +136,8 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
     return pc.coalesce(codes, own).to_numpy()
 
 
-def _hashes(column: pa.ChunkedArray) -> np.ndarray:
-    """16 hex digits -> uint64."""
-    return np.frombuffer(bytes.fromhex("".join(column.to_pylist())), ">u8").astype(np.uint64)
-
-
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     """A column of fixed-size lists -> [n, dim]."""
     dim = column.type.list_size
-    return np.concatenate([chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim) for chunk in column.chunks])
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim) for chunk in column.chunks]
+    return np.concatenate(chunks) if chunks else np.empty((0, dim), np.float16)
