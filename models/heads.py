@@ -67,11 +67,12 @@ class Head:
         scores = torch.empty(len(vectors))
         for start in range(0, len(vectors), _BATCH):
             batch = torch.from_numpy(np.ascontiguousarray(vectors[start : start + _BATCH])).to(device).float()
-            found = torch.nn.functional.linear(torch.nn.functional.normalize(batch, dim=1), *first)
+            length = torch.linalg.vector_norm(batch, dim=1, keepdim=True)
+            found = torch.nn.functional.linear(batch / length, *first)
             for layer in rest:
                 found = torch.nn.functional.linear(found.relu_(), *layer)
             found = found[:, 0].sigmoid() if self.sigmoid else found[:, 0]
-            good = batch.isfinite().all(dim=1) & (batch != 0).any(dim=1)
+            good = length[:, 0].isfinite() & (length[:, 0] > 0)
             scores[start : start + _BATCH] = found.where(good, torch.nan)
         return scores.numpy()
 

@@ -102,8 +102,13 @@ def _clusters(kmeans: faiss.Kmeans, vectors: np.ndarray, places: np.ndarray | No
 
 def _good(vectors: np.ndarray) -> np.ndarray:
     """bool [n]: finite and not zero."""
-    blocks = [vectors[start : start + _BLOCK] for start in range(0, len(vectors), _BLOCK)]
-    return np.concatenate([np.empty(0, bool), *(np.isfinite(b).all(axis=1) & b.any(axis=1) for b in blocks)])
+    starts = range(0, len(vectors), _BLOCK)
+    length = np.concatenate([np.empty(0, np.float32), *(_length(vectors[start : start + _BLOCK]) for start in starts)])
+    return np.isfinite(length) & (length > 0)
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(vectors.astype(np.float32), axis=1)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,22 +40,28 @@ class _Layers(nn.Module):
         return self.layers(x)
 
 
+class _Normalization(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mean = nn.Buffer(torch.randn(dim) * 0.01)
+        self.variance = nn.Buffer(torch.rand(dim) * 0.001 + 0.0005)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - self.mean) / self.variance.sqrt()
+
+
 class _SafetyL14(nn.Module):
     """LAION's safety head for ViT-L-14 as converted from Keras."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.Module()
-        self.norm.register_buffer("mean", torch.randn(768) * 0.01)
-        self.norm.register_buffer("variance", torch.rand(768) * 0.001 + 0.0005)
-        for number, (wide, narrow) in enumerate(pairwise((768, 64, 512, 256, 1)), 1):
-            setattr(self, f"linear_{number}", nn.Linear(wide, narrow))
+        self.norm = _Normalization(768)
+        self.linear_1, self.linear_2 = nn.Linear(768, 64), nn.Linear(64, 512)
+        self.linear_3, self.linear_4 = nn.Linear(512, 256), nn.Linear(256, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = (x - self.norm.mean) / self.norm.variance.sqrt()
-        for number in (1, 2, 3):
-            x = getattr(self, f"linear_{number}")(x).relu()
-        return self.linear_4(x).sigmoid()
+        x = self.linear_1(self.norm(x)).relu()
+        return self.linear_4(self.linear_3(self.linear_2(x).relu()).relu()).sigmoid()
 
 
 def _chain(widths: tuple[int, ...], between: list[list[nn.Module]]) -> _Layers:
@@ -180,7 +187,7 @@ def _rows(values: list[float]) -> Candidates:
     return Candidates.of(samples, {"": table, "other": table.slice(0, len(ids))})
 
 
-def _head(folder: Path, **settings) -> HeadSettings:
+def _head(folder: Path, **settings: Any) -> HeadSettings:
     file = folder / "first.safetensors"
     file.write_bytes(save_safetensors({"weight": torch.tensor([[1.0, 0.0]])}))
     return HeadSettings.model_validate({"file": str(file), **settings})
@@ -188,7 +195,7 @@ def _head(folder: Path, **settings) -> HeadSettings:
 
 def test_each_kind_drops_with_its_reason_and_best_means_low_where_it_should(tmp_path: Path) -> None:
     values = [0.1, 0.2, 0.3, 0.4, 0.5]
-    cases = [
+    cases: list[tuple[dict[str, Any], str, list[int], str | None]] = [
         ({"kind": "aesthetic", "keep": {"min": 0.25}}, "aesthetic", [0, 1], "at_least"),
         ({"kind": "aesthetic", "keep": {"top": 0.4}}, "aesthetic", [0, 1, 2], "at_least"),
         ({"kind": "watermark", "keep": {"max": 0.35}, "model": "other"}, "watermark", [3, 4], "at_most"),

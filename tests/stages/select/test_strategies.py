@@ -1,25 +1,30 @@
 """DataComp's strategies: what each keeps, how they are written in a recipe, and what is wrong input."""
 
 import io
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save as save_safetensors
 
 from models.clip import ClipSettings
 from pipelines.recipe import parse_recipe, to_yaml
-from schemas.errors import InputError
+from schemas.errors import InputError, SluiceError
 from schemas.identity import sample_id
 from schemas.tables import SAMPLES
 from stages.embed import EmbedWork
 from stages.run_folder import RunFolder
 from stages.select.candidates import Candidates
+from stages.select.decide import write_decisions
 from stages.select.inputs import check_inputs, content_of, models_of, read_references
 from stages.select.references import reference_vectors
 from stages.select.settings import SelectSettings
@@ -341,3 +346,37 @@ def test_a_resolved_recipe_reads_back_as_it_was() -> None:
     plain = parse_recipe({"name": "x", "source": {"table": "a.parquet"}}, "r.yaml")
     assert "strategy: none" in to_yaml(plain)
     assert strategy_names() == ["all", "any", "basic", "clip_score", "image_based", "none", "text_based"]
+
+
+def test_a_run_selects_by_a_further_model_a_head_and_references_and_again_when_a_file_changes(tmp_path: Path) -> None:
+    run = _finished_run(tmp_path / "run", [True] * 4)
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "one.jpg").write_bytes(_jpeg(2))
+    head = tmp_path / "head.safetensors"
+    vectors = run.read_table("vectors", [0])["vector"].to_pylist()
+    head.write_bytes(save_safetensors({"weight": torch.tensor([vectors[2]]).float()}))
+    select = SelectSettings.model_validate(
+        {
+            "clip": CLIP.model_dump(),
+            "models": {"padded": {**CLIP.model_dump(), "resize_mode": "longest"}},
+            "heads": {"likeness": {"file": str(head), "kind": "aesthetic", "keep": {"min": 0.5}, "model": "padded"}},
+            "strategy": {"image_based": {"reference": str(tmp_path / "pictures"), "clusters": 4}},
+            "dedup": {"exact": False},
+        }
+    )
+    with pytest.raises(SluiceError, match="embedded"):
+        write_decisions(run, select, 0.0, 0)
+    EmbedWork(run, select.models["padded"], device="cpu", name="padded").process(0)
+    counts = write_decisions(run, select, 0.0, 0)
+    assert counts["kept"] + counts.get("aesthetic", 0) + counts.get("image_based", 0) == 4
+    assert "image_based" in counts
+    scores = pq.read_table(run.path("scores.parquet"))
+    assert {"head_likeness", "references_near"} <= set(scores.column_names)
+    assert np.argmax(scores["head_likeness"].to_numpy()) == 2
+    assert scores["references_near"].to_pylist()[2] == 1
+    asked = [each["name"] for each in json.loads(run.path("select.json").read_text())["thresholds"]]
+    assert asked == ["heads.likeness.keep.min", "strategy.image_based"]
+
+    head.write_bytes(save_safetensors({"weight": -torch.tensor([vectors[2]]).float()}))
+    with pytest.raises(InputError, match="keeps none of the 4 rows"):
+        write_decisions(run, select, 0.0, 0)
