@@ -207,9 +207,11 @@ def _store(body: bytes, opened: Image.Image, settings: AcquireSettings) -> Pictu
     size = opened.size
     target = _fit(size, settings)
     plain = False
+    decoded = None
     if isinstance(opened, JpegImageFile) and opened.mode in ("RGB", "L"):
         plain = settings.reencode == "when_needed" and target == size and _is_plain(body, opened)
-        picture = Image.fromarray(_shrink(_decode_jpeg(body, opened, target), target))
+        pixels = _shrink(_decode_jpeg(body, opened, target), target)
+        decoded = picture = Image.fromarray(pixels)
     else:
         opened.draft(None, target)
         opened.load()
@@ -221,7 +223,8 @@ def _store(body: bytes, opened: Image.Image, settings: AcquireSettings) -> Pictu
     picture = _to_srgb(picture, opened.info.get("icc_profile"))
     if orientation in _TURNS:
         picture = picture.transpose(_TURNS[orientation])
-    pixels = np.ascontiguousarray(picture)
+    if picture is not decoded:
+        pixels = np.ascontiguousarray(picture)
     if plain:
         jpeg = body
     else:

@@ -15,6 +15,7 @@ from schemas.tables import THUMBNAIL_CHROMA_PX, THUMBNAIL_LUMA_PX
 CROP = 0.9
 
 _HASH_SIDE = 8
+_MIDDLE = _HASH_SIDE**2 // 2
 #: A picture is brought to at least so many pixels a side by whole factors before anything else is done.
 _LEAST_SIDE = 64
 
@@ -65,7 +66,8 @@ def _bits(frequencies: np.ndarray) -> list[int]:
     """[n, 8, 8] -> n numbers of 64 bits; the first frequency is the highest bit."""
     # Rounded, so that what is plain has no frequency but the first, whatever the order of its sums.
     flat = frequencies.reshape(len(frequencies), -1).round(2)
-    above = flat > np.median(flat, axis=1, keepdims=True)
+    middle = np.partition(flat, (_MIDDLE - 1, _MIDDLE), axis=1)[:, _MIDDLE - 1 : _MIDDLE + 1]
+    above = flat > middle.mean(axis=1, keepdims=True)  # np.median takes ten times as long for so few
     return [int(number) for number in np.packbits(above, axis=1).view(">u8")[:, 0]]
 
 
