@@ -30,7 +30,8 @@ from stages.select.strategies import References
 
 VERSION = 2
 _SAMPLE_COLUMNS = [
-    "sample_id", "row", "url", "caption", "original_width", "original_height", "sha256", "phash", "reason",
+    "sample_id", "row", "url", "caption", "original_width", "original_height",
+    "sha256", "pixels_sha256", "phash", "reason",
 ]  # fmt: skip
 _REASONS = [reason.value for reason in Reason if reason.info.stage is Stage.SELECT]
 
@@ -85,7 +86,7 @@ def decide(
         InputError: a head or a list of concepts cannot be read, or does not fit.
     """
     rows = Candidates.of(samples, vectors if isinstance(vectors, Mapping) else {"": vectors})
-    pictured, bad = rows.alive(), _bad_vectors(rows)
+    bad = _bad_vectors(rows)
     rows.measure("clip_score", np.where(bad, np.float32(np.nan), rows.scores()))
     rows.drop(bad, Reason.BAD_VECTOR)
     known = known or Known()
@@ -104,8 +105,10 @@ def decide(
 
     if settings.rules.personal_data != "mask":  # type: ignore[attr-defined]
         masked = MASKED.empty_table()
+    elif known.masked is not None:
+        masked = known.masked
     else:
-        masked = mask_captions(rows.samples.filter(pictured)) if known.masked is None else known.masked
+        masked = mask_captions(rows.samples.filter(pc.is_null(rows.samples["reason"])))
     return Decided(_decisions(rows, holdout, seed), _scores(rows), masked, rows.thresholds)
 
 

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import create_model
 
 from schemas.settings import Settings
@@ -21,7 +19,7 @@ from schemas.vocabulary import Reason
 from stages.select.rules.base import Rule
 from stages.select.rules.personal import MASK_VERSION, mask_captions
 
-__all__ = ["MASK_VERSION", "RULES", "Rule", "RuleSettings", "apply_rules", "asked_rules", "mask_captions"]
+__all__ = ["MASK_VERSION", "RULES", "Rule", "RuleSettings", "asked_rules", "mask_captions"]
 
 
 def _find_rules() -> dict[str, type[Rule]]:
@@ -50,21 +48,3 @@ def asked_rules(settings: Settings) -> Iterator[tuple[type[Rule], Any]]:
     for name, rule in RULES.items():
         if rule.asked(limit := getattr(settings, name)):
             yield rule, limit
-
-
-def apply_rules(samples: pa.Table, settings: Settings) -> pa.Array:
-    """The reason of the first rule that drops each sample, null where none does.
-
-    Args:
-        samples: as `Rule.measured` takes them; nulls break no rule.
-        settings: a `RuleSettings`.
-    """
-    reasons = pa.nulls(samples.num_rows, pa.string())
-    for rule, limit in asked_rules(settings):
-        value = rule.measured(samples, limit).cast(pa.float32())
-        bound = pa.scalar(rule.bound(limit), pa.float32())
-        drops = pc.less(value, bound) if rule.keeps == "at_least" else pc.greater(value, bound)
-        drops = pa.chunked_array([drops]) if isinstance(drops, pa.Array) else drops
-        reasons = pc.if_else(pc.and_(pc.is_null(reasons), drops.fill_null(False).combine_chunks()),
-                             rule.reason.value, reasons)  # fmt: skip
-    return reasons

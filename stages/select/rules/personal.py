@@ -83,10 +83,8 @@ def mask_captions(samples: pa.Table) -> pa.Table:
     either = np.union1d(worth.to_numpy(), np.flatnonzero(_worth_a_look(rows["caption"].combine_chunks())))
     masked = []
     for row in rows.take(pa.array(either, pa.int64())).to_pylist():
-        clean = row | {
-            "caption": _masked(row["caption"]),
-            "captions": [_masked(text) for text in row["captions"]],
-        }
+        captions = row["captions"] and [_masked(text) for text in row["captions"]]
+        clean = row | {"caption": _masked(row["caption"]), "captions": captions}
         if clean != row:
             masked.append(clean)
     return pa.Table.from_pylist(masked, MASKED)

@@ -23,10 +23,10 @@ class MaxCaptionRepeats(Rule):
 
     @staticmethod
     def measured(samples: pa.Table, limit: int) -> pa.Array:
-        """Different pictures, by their bytes, that have the row's caption; case, signs and spaces do not count."""
+        """Different pictures, by their pixels, that have the row's caption; case, signs and spaces do not count."""
         captions = pc.utf8_lower(pc.utf8_normalize(samples["caption"].combine_chunks(), "NFKC"))
         text = _codes(pc.utf8_trim_whitespace(pc.replace_substring_regex(captions, r"[\s\p{P}]+", " ")))
-        content = _codes(samples["sha256"].combine_chunks())
+        content = _codes(pc.coalesce(samples["pixels_sha256"], samples["sha256"]).combine_chunks())
         pictured = pc.is_null(samples["reason"]).to_numpy() & (content >= 0) & (text >= 0)
         number = content.max(initial=0) + 1
         pairs = np.unique(text[pictured] * number + content[pictured])
