@@ -24,7 +24,9 @@ SOURCE = pa.schema(
         ("captions", pa.list_(pa.string())),  # every caption known; holds `caption` at least
         ("boxes", pa.list_(BOX)),  # in the units of the recipe's `source.box_units`
         ("licence", pa.string()),
-        ("conversation", pa.string()),  # JSON text of LLaVA's [{from, value}]; null where the source holds none
+        # JSON text of LLaVA's [{from, value}]; an answer may have its `kind`. Null where the source holds none.
+        ("conversation", pa.string()),
+        ("text_only", pa.bool_()),  # the row is a conversation about no picture
         ("picture_file", pa.string()),  # absolute path or fsspec address; null: to be downloaded from `url`
         ("picture_offset", pa.int64()),  # of the picture's bytes in a tar; null: the whole file
         ("picture_size", pa.int64()),  # bytes; null where only reading the file would tell
@@ -57,7 +59,8 @@ SAMPLES = pa.schema(
         # Bytes, row by row: luma of the picture, luma of its centre 90%, blue chroma and red chroma of the picture.
         ("thumbnail", pa.binary(2 * THUMBNAIL_LUMA_PX**2 + 2 * THUMBNAIL_CHROMA_PX**2)),
         ("boxes", pa.list_(BOX)),  # pixels of the original picture; null where it has none, or no picture came
-        ("reason", pa.string()),  # null where the picture is in the tar
+        ("text_only", pa.bool_()),  # the row has no picture and needs none
+        ("reason", pa.string()),  # null where the picture is in the tar, or the row needs none
     ]
 )
 
@@ -95,6 +98,17 @@ DECISIONS = pa.schema(
 #: RUN/masked.parquet: captions of samples from which personal data was masked; they stand in place of the source's.
 MASKED = pa.schema([("sample_id", pa.string()), ("caption", pa.string()), ("captions", pa.list_(pa.string()))])
 
+#: RUN/contamination.parquet: every sample that is near a named evaluation set, and what of it.
+CONTAMINATION = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("set", pa.string()),  # its name in the recipe
+        ("item", pa.string()),  # a picture's path in its folder, the sample_id in a run, or a question
+        ("by", pa.string()),  # perceptual | semantic | text
+        ("value", pa.float32()),  # bits in which the hashes differ | cosine | runs of words that are shared
+    ]
+)
+
 
 def scores(measures: list[str]) -> pa.Schema:
     """RUN/scores.parquet: one row for every source row, one column for every measure that a threshold stands on."""
@@ -110,11 +124,12 @@ CONVERSATIONS = pa.schema(
     [
         ("conversation_id", pa.string()),  # sample_id, a hyphen, a number
         ("sample_id", pa.string()),
-        ("kind", pa.string()),  # conversation | detail | reasoning | template | caption
-        ("origin", pa.string()),  # "template" or "endpoint"
+        ("kind", pa.string()),  # conversation | detail | reasoning | template | caption | source | ...
+        ("origin", pa.string()),  # "template", "endpoint", or "source": taken in as it is
         ("model", pa.string()),  # the endpoint's model; null for templates
         ("prompt_version", pa.string()),
         ("turns", pa.list_(TURN)),
+        ("text_only", pa.bool_()),  # it is about no picture
     ]
 )
 
@@ -141,7 +156,7 @@ SHARD_INDEX = pa.schema(
         ("key", pa.string()),
         ("offset", pa.int64()),  # of the sample's first tar header; one range read of `size` bytes holds it whole
         ("size", pa.int64()),
-        ("picture_offset", pa.int64()),  # of the JPEG's bytes, from the shard's begin
+        ("picture_offset", pa.int64()),  # of the JPEG's bytes, from the shard's begin; null where there is no picture
         ("picture_size", pa.int64()),
         ("json_offset", pa.int64()),
         ("json_size", pa.int64()),
@@ -158,6 +173,7 @@ LENGTHS = pa.schema(
         ("part", pa.int32()),
         ("length", pa.int32()),  # tokens, picture tokens counted in
         ("supervised", pa.int32()),  # tokens that carry loss
+        ("text_only", pa.bool_()),
     ]
 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,10 @@ from schemas.vocabulary import Reason, Stage, State
 from stages.embed import embed_stage, vectors_folder
 from stages.run_folder import WHOLE, RunFolder, work_key
 from stages.select.candidates import Candidates, Threshold
-from stages.select.dedup import drop_duplicates
+from stages.select.contamination import ask_contamination
+from stages.select.dedup import Earlier, drop_duplicates, read_earlier
+from stages.select.dedup.fingerprints import FINGERPRINT_COLUMNS
+from stages.select.evaluation_sets import Held, read_sets
 from stages.select.heads import ask_heads
 from stages.select.inputs import content_of, models_of, read_references
 from stages.select.known import Known, measured_from, read_known
@@ -31,7 +34,7 @@ from stages.select.strategies import References
 VERSION = 2
 _SAMPLE_COLUMNS = [
     "sample_id", "row", "url", "caption", "original_width", "original_height",
-    "sha256", "pixels_sha256", "phash", "reason",
+    "sha256", "pixels_sha256", "phash", "text_only", "reason",
 ]  # fmt: skip
 _REASONS = [reason.value for reason in Reason if reason.info.stage is Stage.SELECT]
 
@@ -46,12 +49,14 @@ class Decided:
         decisions: `schemas.tables.DECISIONS`, by `row`. `duplicate_of` is a sample that is kept.
         scores: `schemas.tables.scores(...)`, by `row`: every measure that a threshold stands on.
         masked: `schemas.tables.MASKED`: the captions of samples that held personal data, where it is masked.
+        contamination: `schemas.tables.CONTAMINATION`: every sample that is near an evaluation set.
         thresholds: in the order in which they were asked.
     """
 
     decisions: pa.Table
     scores: pa.Table
     masked: pa.Table
+    contamination: pa.Table
     thresholds: list[Threshold]
 
 
@@ -63,12 +68,15 @@ def decide(
     seed: int,
     references: References | None = None,
     known: Known | None = None,
+    held: Sequence[Held] = (),
+    earlier: Earlier | None = None,
 ) -> Decided:
     """Decides on every row; depends on the rows alone, not on their order or how they were cut into parts.
 
-    Applied in order, and the first reason stands: what earlier stages dropped, vectors that are none, rules, the CLIP
-    score, heads, the strategy, then exact, perceptual and semantic dedup. Of duplicates the one with the higher CLIP
-    score is kept, then the one with more pixels, then the earlier row.
+    Applied in order, and the first reason stands: what earlier stages dropped, vectors that are none, rules,
+    decontamination, the CLIP score, heads, the strategy, then exact, perceptual and semantic dedup. Rows that are
+    `text_only` are kept. Of duplicates the one with the higher CLIP score is kept, then the one with more pixels, then
+    the earlier row; what earlier runs kept is kept before all of them.
 
     Args:
         samples: `schemas.tables.SAMPLES` with a column `part` (int32) and, for personal data, the source's
@@ -80,6 +88,8 @@ def decide(
         seed: draws another holdout.
         references: what a strategy compares pictures with.
         known: what need not be measured again.
+        held: evaluation sets.
+        earlier: what earlier runs kept, with the columns that dedup compares.
 
     Raises:
         SluiceError: a sample whose `reason` is null has no vector.
@@ -95,13 +105,14 @@ def decide(
         if rule.measure not in rows.measures:
             rows.measure(rule.measure, rule.measured(rows.samples, limit))
         rows.ask(f"rules.{rule.name}", rule.measure, rule.keeps, rule.bound(limit), rule.reason)
+    contamination = ask_contamination(rows, held)
     ask_clip(rows, settings.clip.keep)
     ask_heads(rows, settings.heads)
     settings.strategy.ask(rows, f"strategy.{settings.strategy.name()}", references or {})
     places = _by_preference(rows)
     places = places[rows.alive()[places]]
     row_of = pa.array(place := rows.places_in(), mask=place < 0)
-    drop_duplicates(rows.verdicts, places, rows.samples, rows.vectors[""], row_of, settings.dedup)
+    drop_duplicates(rows.verdicts, places, rows.samples, rows.vectors[""], row_of, settings.dedup, earlier)
 
     if settings.rules.personal_data != "mask":  # type: ignore[attr-defined]
         masked = MASKED.empty_table()
@@ -109,14 +120,15 @@ def decide(
         masked = known.masked
     else:
         masked = mask_captions(rows.samples.filter(pc.is_null(rows.samples["reason"])))
-    return Decided(_decisions(rows, holdout, seed), _scores(rows), masked, rows.thresholds)
+    before = pa.array([], pa.string()) if earlier is None else earlier.samples["sample_id"].combine_chunks()
+    return Decided(_decisions(rows, before, holdout, seed), _scores(rows), masked, contamination, rows.thresholds)
 
 
 def write_decisions(run: RunFolder, settings: SelectSettings, holdout: float, seed: int) -> dict[str, int]:
     """Decides over everything that was acquired and embedded.
 
-    Writes `decisions.parquet`, `scores.parquet`, `masked.parquet` and `select.json`. Warns of each threshold that
-    drops more than half of what reaches it.
+    Writes `decisions.parquet`, `scores.parquet`, `masked.parquet`, `contamination.parquet` and `select.json`. Warns of
+    each threshold that drops more than half of what reaches it.
 
     Returns:
         `kept`, and rows by reason over all stages so far; they add up to the source's rows.
@@ -138,14 +150,16 @@ def write_decisions(run: RunFolder, settings: SelectSettings, holdout: float, se
         measured = measured_from(settings.rules, inputs[: 2 * len(parts)])
         vectors, references = _vectors(run, parts, settings), read_references(run, settings)
         decided = decide(
-            _samples(run, parts, settings), vectors, settings, holdout, seed, references, read_known(run, measured)
-        )
+            _samples(run, parts, settings), vectors, settings, holdout, seed, references, read_known(run, measured),
+            read_sets(run, settings.decontaminate, settings.clip), _earlier(run, settings),
+        )  # fmt: skip
         counts = _counts(decided.decisions)
         text = json.dumps({"settings": asked, **_summary(decided), "counts": counts}, indent=1)
         outputs = {
             "decisions.parquet": decided.decisions,
             "scores.parquet": decided.scores,
             "masked.parquet": decided.masked,
+            "contamination.parquet": decided.contamination,
             "select.json": text.encode(),
         }
         run.commit(Stage.SELECT, WHOLE, key, outputs, counts, version=VERSION, measured_from=measured)
@@ -173,8 +187,11 @@ def _bad_vectors(rows: Candidates) -> np.ndarray:
 
 
 def _samples(run: RunFolder, parts: list[int], settings: SelectSettings) -> pa.Table:
-    samples = pa.concat_tables(_with_part(run.read_table("samples", [part], _SAMPLE_COLUMNS), part) for part in parts)
-    if settings.rules.personal_data is None:  # type: ignore[attr-defined]
+    near = FINGERPRINT_COLUMNS if any(one.pictures for one in settings.decontaminate) else []
+    columns = list(dict.fromkeys([*_SAMPLE_COLUMNS, *settings.dedup.columns(), *near]))
+    samples = pa.concat_tables(_with_part(run.read_table("samples", [part], columns), part) for part in parts)
+    asked = settings.rules.personal_data or any(one.questions for one in settings.decontaminate)  # type: ignore[attr-defined]
+    if not asked:
         return samples
     source = run.read_table("source", parts, ["sample_id", "captions"]).combine_chunks()
     place = pc.index_in(samples["sample_id"].combine_chunks(), source["sample_id"].combine_chunks())
@@ -187,6 +204,11 @@ def _vectors(run: RunFolder, parts: list[int], settings: SelectSettings) -> dict
         name: run.read_table(vectors_folder(name), parts, [*scores, "vector"] if whole else scores)
         for name, whole in models_of(settings).items()
     }
+
+
+def _earlier(run: RunFolder, settings: SelectSettings) -> Earlier | None:
+    clip = None if settings.dedup.semantic is None else settings.clip
+    return read_earlier(run, settings.dedup.against, settings.dedup.columns(), clip)
 
 
 def _tell(thresholds: list[dict[str, Any]], counts: dict[str, int]) -> None:
@@ -263,7 +285,8 @@ def _splits(ids: list[str], holdout: float, seed: int) -> np.ndarray:
     return (mixed >> np.uint64(11)).astype(np.float64) / (1 << 53) < holdout
 
 
-def _decisions(rows: Candidates, holdout: float, seed: int) -> pa.Table:
+def _decisions(rows: Candidates, before: pa.Array, holdout: float, seed: int) -> pa.Table:
+    """`before`: the ids of what earlier runs kept, whose places come after those of `rows`."""
     samples = rows.samples
     reason = pa.array(rows.verdicts.reason, pa.string())
     names, stages = pa.array([r.value for r in Reason]), pa.array([r.info.stage.value for r in Reason])
@@ -278,7 +301,9 @@ def _decisions(rows: Candidates, holdout: float, seed: int) -> pa.Table:
         "state": pc.if_else(kept, State.KEPT.value, State.DROPPED.value),
         "stage": stages.take(pc.index_in(reason, names)),
         "reason": reason,
-        "duplicate_of": samples["sample_id"].take(pa.array(keeper, mask=keeper < 0)),
+        "duplicate_of": pa.chunked_array([*samples["sample_id"].chunks, before], pa.string()).take(
+            pa.array(keeper, mask=keeper < 0)
+        ),
         "clip_score": _column(rows.measures["clip_score"]),
         "split": pc.if_else(kept, split, pa.scalar(None, pa.string())),
     }

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from models.clip import ClipSettings, clip_dim
 from stages.run_folder import RunFolder
+from stages.select.dedup import earlier_digests
+from stages.select.evaluation_sets import evaluation_content
 from stages.select.heads import head_digest, read_head
 from stages.select.references import reference_vectors
 from stages.select.strategies import References
@@ -34,12 +36,14 @@ def content_of(settings: SelectSettings) -> Any:
     return [
         [head_digest(head) for head in settings.heads.values()],
         [part.content() for part in settings.strategy.parts()],
+        evaluation_content(settings.decontaminate),
+        earlier_digests(settings.dedup.against),
     ]
 
 
 def models_of(settings: SelectSettings) -> dict[str, bool]:
     """The models that decide, and whether their vectors are needed beside their scores; "" is that of `select.clip`."""
-    needed = {"": settings.dedup.semantic is not None}
+    needed = {"": settings.dedup.semantic is not None or any(one.reads_vectors for one in settings.decontaminate)}
     for head in settings.heads.values():
         needed[head.model or ""] = True
     for part in settings.strategy.parts():

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from models.clip import ClipSettings
 from schemas.settings import Settings
 from stages.select.dedup.settings import DedupSettings
+from stages.select.evaluation_sets import EvaluationSet
 from stages.select.filter_network import FilterTrainSettings
 from stages.select.heads import HeadSettings
 from stages.select.rules import RuleSettings
@@ -82,6 +83,11 @@ class SelectSettings(Settings):
         "all (what every one keeps) or any (what one of them keeps)",
     )
     dedup: DedupSettings = DedupSettings()
+    decontaminate: list[EvaluationSet] = Field(
+        default=[],
+        description="evaluation sets whose pictures and questions must not be trained on; hits are listed in "
+        "contamination.parquet",
+    )
 
     @model_validator(mode="after")
     def _models_are_there(self) -> SelectSettings:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import yaml
 
 from models.clip import ClipSettings
 from schemas.errors import InputError
 from schemas.vocabulary import Stage, State
+from stages.embed import EmbedWork
 from stages.run_folder import WHOLE, RunFolder
 from stages.store import read_parquet
 
 _KEY = "select.dedup.against"
-#: What of a CLIP model decides whether two runs' vectors can be compared.
-_MODEL = ("model", "pretrained", "resize_mode", "train")
 
 
 @dataclass(frozen=True)
@@ -44,8 +41,8 @@ def read_earlier(
         clip: the model whose vectors are wanted; None where none are.
 
     Raises:
-        InputError: a folder is none of a run that has come through select, or is this run's own; a run was embedded
-            by another model, or made by a Sluice that did not write a column yet.
+        InputError: a folder is this run's own; a run was embedded by another model, or made by a Sluice that did not
+            write a column yet.
     """
     found = [_read(run, RunFolder(name), columns, clip) for name in names]
     if not found:
@@ -55,49 +52,50 @@ def read_earlier(
 
 
 def earlier_digests(names: Sequence[str]) -> list[str | None]:
-    """What `read_earlier` depends on."""
+    """What `read_earlier` depends on.
+
+    Raises:
+        InputError: a folder is none of a run that has come through select.
+    """
     runs = [RunFolder(name) for name in names]
     found = [run.output_digest(Stage.SELECT, WHOLE) for run in runs]
+    for run, selected in zip(runs, found, strict=True):
+        if selected is None:
+            raise InputError(f"{_KEY}: {run.root} has not come through select; name the folder of a run that has ended")
     for run in runs:
         found += run.map(lambda part, run=run: run.output_digest(Stage.EMBED, part), run.parts())  # type: ignore[misc]
     return found
 
 
 def check_clip(run: RunFolder, clip: ClipSettings, key: str) -> None:
-    """Sees that `run` was embedded by the model that `clip` names.
+    """Sees that all of `run` was embedded by the very model that `clip` names, with the same settings.
 
     Raises:
-        InputError: by another, or by one that was trained in its own run; it names the recipe's `key`.
+        InputError: it was not; the message names the recipe's `key`.
     """
-    try:
-        recipe = yaml.safe_load(run.path("recipe.yaml").read_text()) or {}
-    except FileNotFoundError as error:
-        raise InputError(f"{key}: {run.root} holds no recipe.yaml that says which CLIP model embedded it") from error
-    told = (recipe.get("select") or {}).get("clip") or {}
-    theirs = {name: told.get(name, ClipSettings().model_dump().get(name)) for name in _MODEL}
-    asked = clip.model_dump(mode="json")
-    ours = {name: asked.get(name) for name in _MODEL}
-    if theirs != ours or ours["train"]:
+    work = EmbedWork(run, clip)
+    if not all(run.map(work.done, run.parts())):
         raise InputError(
-            f"{key}: {run.root} was embedded by {_called(theirs)}, this run by {_called(ours)}, and vectors of two "
-            "models cannot be compared; name the same model as select.clip in both recipes, or leave this run out"
+            f"{key}: {run.root} is not embedded by this run's CLIP model, {clip.model} ({clip.pretrained}), with the "
+            "same settings, and vectors of two models cannot be compared; give both recipes the same select.clip, or "
+            "leave that run out"
         )
 
 
 def _read(own: RunFolder, run: RunFolder, columns: Sequence[str], clip: ClipSettings | None) -> Earlier:
     if run.root == own.root:
         raise InputError(f"{_KEY}: {run.root} is this run's own folder; name other runs")
-    path = run.path("decisions.parquet")
-    if not path.exists():
-        raise InputError(f"{_KEY}: {run.root} has no decisions.parquet; name the folder of a run that has ended")
     if clip is not None:
         check_clip(run, clip, _KEY)
-    kept = read_parquet(path, columns=["sample_id", "part"], filters=[("state", "=", State.KEPT.value)])
+    kept = [("state", "=", State.KEPT.value)]
+    decisions = read_parquet(run.path("decisions.parquet"), columns=["sample_id", "part"], filters=kept)
     parts = run.parts()
 
     def of_part(part: int) -> tuple[pa.Table, pa.Table | None]:
-        ids = kept.filter(pc.equal(kept["part"], part))["sample_id"].combine_chunks()
-        samples = _rows(run.read_table("samples", [part], ["sample_id", *columns]), ids)
+        ids = decisions.filter(pc.equal(decisions["part"], part))["sample_id"].combine_chunks()
+        samples = _rows(run.read_table("samples", [part], ["sample_id", *{"phash", *columns}]), ids)
+        samples = samples.filter(pc.is_valid(samples["phash"]))  # what is about no picture is like none
+        ids = samples["sample_id"].combine_chunks()
         if clip is None:
             return samples, None
         return samples, _rows(run.read_table("vectors", [part], ["sample_id", "vector"]), ids).select(["vector"])
@@ -114,9 +112,3 @@ def _read(own: RunFolder, run: RunFolder, columns: Sequence[str], clip: ClipSett
 
 def _rows(table: pa.Table, ids: pa.Array) -> pa.Table:
     return table.take(pc.index_in(ids, table["sample_id"].combine_chunks()))
-
-
-def _called(model: dict[str, Any]) -> str:
-    more = [f"resize_mode {model['resize_mode']}"] if model["resize_mode"] else []
-    more += ["trained in its run"] if model["train"] else []
-    return f"{model['model']} ({', '.join([str(model['pretrained']), *more])})"

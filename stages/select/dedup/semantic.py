@@ -59,6 +59,27 @@ def semantic_duplicates(vectors: np.ndarray, min_cosine: float, link: Link = "to
     return np.where((keeper == places) | (places < settled), -1, keeper)
 
 
+def near_first(vectors: np.ndarray, min_cosine: float, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each row that is near one of the first rows, the nearest of them. Each is compared with each.
+
+    Args:
+        vectors, min_cosine: as in `semantic_duplicates`.
+        first: so many rows are looked for among the others.
+
+    Returns:
+        (earlier, later, cosine), by `later`: places among the first rows and after them, int64, and float32.
+    """
+    use_cores()
+    _, length = _look_over(vectors, 0)
+    ahead = np.arange(len(vectors)) < first
+    near = _Near(vectors, length, min_cosine, one_cluster(np.flatnonzero(length > 0)))
+    keeper, best = np.full(len(vectors), -1, np.int64), np.full(len(vectors), -np.inf, np.float32)
+    for earlier, later in near.candidates(~ahead, ahead):
+        _take_nearest(keeper, best, *near.measure(earlier, later))
+    later = np.flatnonzero(keeper >= 0)
+    return keeper[later], later, best[later]
+
+
 class _Near:
     """Finds near rows that share a cluster.
 
@@ -85,10 +106,9 @@ class _Near:
         for lefts, rights in zip(self._clusters.of(left), self._clusters.of(right), strict=True):
             if not len(lefts) or not len(rights) or rights[0] >= lefts[-1]:
                 continue
-            tall = self._load(lefts)
-            wide = tall if same else self._load(rights)
+            wide = self._load(rights)
             for top in range(0, len(lefts), _BLOCK[0]):
-                block = tall[top : top + _BLOCK[0]]
+                block = wide[top : top + _BLOCK[0]] if same else self._load(lefts[top : top + _BLOCK[0]])
                 end = int(np.searchsorted(rights, lefts[top + len(block) - 1]))
                 for begin in range(0, end, _BLOCK[1]):
                     cosine = block @ wide[begin : min(begin + _BLOCK[1], end)].T
