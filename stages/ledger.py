@@ -52,6 +52,9 @@ class LedgerWork(PartWork):
             columns["duplicate_of"], columns["split"] = decisions["duplicate_of"], decisions["split"]
         conversations = self._read("conversations", part, ["sample_id"])
         if conversations is not None and decisions is not None:
+            unsaid = _aligned(ids, self._read("unsaid", part))
+            if unsaid is not None:
+                reasons = pc.coalesce(reasons, unsaid["reason"])
             without = pc.invert(pc.is_in(ids, conversations["sample_id"].combine_chunks()))
             reasons = pc.coalesce(reasons, _where(without, Reason.NO_CONVERSATION))
         dropped = _aligned(ids, self._read("feed", part, ["sample_id", "reason"]))

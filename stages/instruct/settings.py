@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator
 
 from schemas.errors import InputError
 from schemas.settings import Settings
 from stages.instruct.endpoint.settings import EndpointSettings
+from stages.instruct.gates.base import Scope
 
 __all__ = ["EndpointSettings", "InstructSettings"]
 
@@ -21,6 +23,23 @@ class InstructSettings(Settings):
         description="kind -> share of the kept pictures that get it, 0 to 1",
     )
     endpoint: EndpointSettings | None = Field(None, description="asked for conversation, detail and reasoning")
+    gates: dict[str, Scope | Literal[False]] = Field(
+        default_factory=dict,
+        description="gate -> what it drops of a language model's answer: turn or conversation; false leaves it out; "
+        "gates that are not named here have their defaults",
+        validate_default=True,
+    )
+    retry_refused: bool = Field(
+        False, description="ask once more, with the reasons, for each answer of which a gate refused something"
+    )
+    languages: list[str] = Field(
+        default_factory=lambda: ["en"], min_length=1, description="ISO 639 codes of the languages of answers"
+    )
+    instructing_captions: Literal["templates", "drop"] = Field(
+        "templates",
+        description="of a row whose caption tries to give the language model orders: conversations by template alone, "
+        "or none",
+    )
     answers: Path | None = Field(
         None, description="folder where the endpoint's answers are kept; by default `answers` beside the run folder"
     )
@@ -38,6 +57,26 @@ class InstructSettings(Settings):
             if not 0 <= share <= 1:
                 raise ValueError(f"the share of kind '{name}' must lie between 0 and 1, not {share}")
         return kinds
+
+    @field_validator("gates", mode="before")
+    @classmethod
+    def _gates(cls, gates: Any) -> Any:
+        from stages.instruct.gates import find_gate, gate_names
+
+        if not isinstance(gates, dict):
+            raise ValueError("gates are named one by one, for example {grounding: turn, language: false}")
+        for name, scope in gates.items():
+            try:
+                find_gate(name)
+            except InputError as error:
+                raise ValueError(str(error)) from error
+            if scope is not False and scope not in get_args(Scope):
+                raise ValueError(f"gate '{name}' drops a turn or a conversation, or is left out by false; not {scope}")
+        return {name: gates.get(name, find_gate(name).scope) for name in gate_names()}
+
+    def chosen_gates(self) -> dict[str, Scope]:
+        """Gate -> what it drops, in the order in which gates are asked."""
+        return {name: scope for name, scope in self.gates.items() if scope}
 
     def asks_endpoint(self) -> bool:
         """Whether any kind needs a language model."""

@@ -9,22 +9,34 @@ from typing import Any
 import pyarrow as pa
 
 from schemas.conversation import Conversation, Turn
-from schemas.tables import CONVERSATIONS
+from schemas.tables import CONVERSATIONS, REJECTED
 from schemas.vocabulary import Reason, State
 from stages.graph import PartOutput, PartWork
 from stages.instruct.context import Context
 from stages.instruct.endpoint import AnswerStore, Endpoint
-from stages.instruct.kinds import EndpointKind, Rejected, TemplateKind, find_kind
+from stages.instruct.gates import GATES_VERSION
+from stages.instruct.judge import Judge
+from stages.instruct.kinds import EndpointKind, TemplateKind, find_kind
+from stages.instruct.objects import lexicon
+from stages.instruct.orders import find_order
 from stages.instruct.settings import InstructSettings
+from stages.instruct.writer import Commission, Writer, Written
 from stages.run_folder import RunFolder
+from stages.select.masked import read_captions
 from stages.store import open_path, read_parquet
+
+#: RUN/unsaid/00000.parquet: one row for every kept row of which there is no conversation.
+UNSAID = pa.schema([("sample_id", pa.string()), ("reason", pa.string())])
 
 
 class InstructWork(PartWork):
     """Makes the conversations of one part: `conversations/00000.parquet`.
 
-    Counts: conversations by kind, `rejected_<reason>` for answers of the endpoint that could not be used, and
-    `no_conversation` for pictures of which nothing could be made.
+    Beside them it commits `rejected/00000.parquet`, what the gates refused, and `unsaid/00000.parquet`, why rows end
+    without a conversation.
+
+    Counts: conversations by kind; `rejected_<reason>` for turns and whole answers that were refused for good, and
+    `asked_again` for answers that were asked for once more; rows without a conversation by their reason.
     """
 
     stage = "instruct"
@@ -39,30 +51,71 @@ class InstructWork(PartWork):
         if settings.asks_endpoint() and settings.endpoint is not None:
             folder = open_path(settings.answers) if settings.answers else run.root.parent / "answers"
             self.endpoint = Endpoint(settings.endpoint, AnswerStore(folder, run.root.name))
+            self.writer = Writer(self.endpoint, Judge(settings), settings.retry_refused)
 
     def settings(self) -> Any:
-        endpoint = self.settings_.endpoint
-        prompts = sorted(kind.version for kind, _ in self.kinds.values() if isinstance(kind, EndpointKind))
-        asked = {"model": endpoint.model, **endpoint.sampling()} if endpoint and self.endpoint else None
-        return {"kinds": self.settings_.kinds, "prompts": prompts, "endpoint": asked, "seed": self.seed}
+        settings = self.settings_
+        asked: dict[str, Any] | None = None
+        if self.endpoint is not None:
+            endpoint = self.endpoint.settings
+            prompts = sorted(kind.version for kind, _ in self.kinds.values() if isinstance(kind, EndpointKind))
+            judged = settings.model_dump(include={"gates", "languages", "retry_refused", "instructing_captions"})
+            versions = {"prompts": prompts, "objects": lexicon().version, "gates": GATES_VERSION}
+            asked = {"model": endpoint.model, **endpoint.sampling(), **judged, **versions}
+        return {"kinds": settings.kinds, "endpoint": asked, "seed": self.seed}
 
     def compute(self, part: int) -> PartOutput:
         contexts = self.contexts(part)
-        counts: Counter[str] = Counter()
-        made = self.from_templates(contexts)
-        made += self.from_endpoint(contexts, counts)
+        mute = self.mute(contexts)
+        drops = self.settings_.instructing_captions == "drop"
+        dropped = {one for one, reason in mute.items() if drops and reason is Reason.CAPTION_INSTRUCTS}
+        free = [context for context in contexts if context.sample_id not in dropped]
+        made = self.from_templates(free)
+        written = self.from_endpoint([context for context in contexts if context.sample_id not in mute])
+        made += [self.writer.conversation(one) for one in written if one.turns]
         order = {context.sample_id: place for place, context in enumerate(contexts)}
         made.sort(key=lambda conversation: (order[conversation.sample_id], conversation.conversation_id))
-        counts.update(conversation.kind for conversation in made)
-        counts[Reason.NO_CONVERSATION] = len(order) - len({conversation.sample_id for conversation in made})
-        table = pa.Table.from_pylist([conversation.to_row() for conversation in made], CONVERSATIONS)
-        return PartOutput({f"conversations/{part:05d}.parquet": table}, dict(counts))
+        rejected = [row for one in written for row in one.rejected()]
+        unsaid = self.unsaid(contexts, made, rejected, mute)
+        counts = Counter(conversation.kind for conversation in made)
+        counts.update(f"rejected_{row['reason']}" for row in rejected if not row["retried"])
+        counts["asked_again"] = sum(bool(one.before) for one in written)
+        counts.update(unsaid.values())
+        tables = {
+            "conversations": pa.Table.from_pylist([conversation.to_row() for conversation in made], CONVERSATIONS),
+            "rejected": pa.Table.from_pylist(rejected, REJECTED),
+            "unsaid": pa.table([list(unsaid), list(map(str, unsaid.values()))], UNSAID),
+        }
+        return PartOutput({f"{name}/{part:05d}.parquet": table for name, table in tables.items()}, dict(+counts))
+
+    def mute(self, contexts: list[Context]) -> dict[str, Reason]:
+        """The pictures of which the language model is told nothing, and why."""
+        found = {}
+        for context in contexts:
+            if not (context.captions or context.boxes or context.texts):
+                found[context.sample_id] = Reason.NO_CONTEXT
+            elif self.settings_.asks_endpoint() and find_order(context):
+                found[context.sample_id] = Reason.CAPTION_INSTRUCTS
+        return found
+
+    def unsaid(
+        self, contexts: list[Context], made: list[Conversation], rejected: list[dict[str, Any]], mute: dict[str, Reason]
+    ) -> dict[str, Reason]:
+        """Why rows end without a conversation: the first gate that refused the last thing said of them, or what
+        kept the language model from being asked, or else that no kind fits them."""
+        said = {conversation.sample_id for conversation in made}
+        refused: dict[str, Reason] = {}
+        for row in rejected:
+            if not row["retried"]:
+                refused.setdefault(row["sample_id"], Reason(row["reason"]))
+        ids = [context.sample_id for context in contexts if context.sample_id not in said]
+        return {one: refused.get(one) or mute.get(one) or Reason.NO_CONVERSATION for one in ids}
 
     def contexts(self, part: int) -> list[Context]:
         """The contexts of the part's kept rows, in source order."""
         here = [("part", "=", part), ("state", "=", State.KEPT.value)]
         kept = set(read_parquet(self.run.path("decisions.parquet"), filters=here)["sample_id"].to_pylist())
-        source = read_parquet(self.run.table_path("source", part), columns=["sample_id", "captions"])
+        source = read_captions(self.run, part)
         columns = ["sample_id", "boxes", "original_width", "original_height"]
         samples = read_parquet(self.run.table_path("samples", part), columns=columns)
         seen = {row["sample_id"]: row for row in samples.to_pylist()}
@@ -92,29 +145,21 @@ class InstructWork(PartWork):
                 made.append(Conversation(identity, context.sample_id, "template", "template", turns))
         return made
 
-    def from_endpoint(self, contexts: list[Context], counts: Counter[str]) -> list[Conversation]:
-        """What the language model writes; answers that cannot be used are counted and left out."""
+    def from_endpoint(self, contexts: list[Context]) -> list[Written]:
+        """What the language model writes, and what the gates refuse of it."""
         if self.endpoint is None:
             return []
-        chosen = [
-            (context, name, kind)
+        commissions = [
+            Commission(context, kind, self.chance_key(context, name))
             for context in contexts
             for name, (kind, share) in self.kinds.items()
             if isinstance(kind, EndpointKind) and self.chance(context, name).random() < share
         ]
-        answers = self.endpoint.answer_all([(kind.version, kind.messages(context)) for context, _, kind in chosen])
-        made = []
-        for (context, name, kind), answer in zip(chosen, answers, strict=True):
-            try:
-                turns = kind.read(answer.text, context, self.chance(context, name))
-            except Rejected as reason:
-                counts[f"rejected_{reason}"] += 1
-                continue
-            identity = f"{context.sample_id}-{name}"
-            model = self.endpoint.settings.model
-            made.append(Conversation(identity, context.sample_id, name, "endpoint", turns, model, kind.version))
-        return made
+        return self.writer.write(commissions)
 
     def chance(self, context: Context, purpose: str) -> random.Random:
         """Chance that depends on the seed, the sample and the purpose alone, not on the part or its order."""
-        return random.Random(f"{self.seed}/{context.sample_id}/{purpose}")
+        return random.Random(self.chance_key(context, purpose))
+
+    def chance_key(self, context: Context, purpose: str) -> str:
+        return f"{self.seed}/{context.sample_id}/{purpose}"

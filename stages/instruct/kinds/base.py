@@ -12,11 +12,16 @@ from typing import Any
 import yaml
 
 from schemas.conversation import Turn
-from stages.instruct.context import Context
+from schemas.vocabulary import Reason
+from stages.instruct.context import Context, LabelledBox
 
 
 class Rejected(Exception):
-    """An answer of the endpoint that cannot be used; the message is the reason that is counted."""
+    """An answer of the endpoint that cannot be read."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
 
 
 class Kind:
@@ -62,15 +67,20 @@ class PictureKind(TemplateKind):
 class EndpointKind(Kind, ABC):
     """Turns that a language model writes from the context (LLaVA, Liu et al. 2023, section 3 and appendix).
 
-    The prompt lies in `prompts/<name>.yaml`: `version`, `system`, and `examples` of context and response.
+    The prompt lies in `prompts/<name>.yaml`: `version`, `system`, `turns` (the least and the most pairs that it asks
+    for) and `examples` of context and response. What is known of a picture stands in it as data, never as an order.
     """
 
     #: Whether the context shows boxes beside the captions.
     sees_boxes = True
+    #: The least and the most words of an answer.
+    answer_words = (1, 120)
+    #: Whether sentences of thought ("might", "suggests") may name what cannot be seen.
+    beyond_sight = False
 
     @cached_property
     def prompt(self) -> dict[str, Any]:
-        return yaml.safe_load((files("stages.instruct") / "prompts" / f"{self.name}.yaml").read_text())
+        return read_prompt(self.name)
 
     @property
     def version(self) -> str:
@@ -80,65 +90,61 @@ class EndpointKind(Kind, ABC):
         """The request: system message, examples, and this picture's context."""
         messages = [{"role": "system", "content": self.prompt["system"].strip()}]
         for example in self.prompt["examples"]:
-            messages.append({"role": "user", "content": example["context"].strip()})
+            boxes = [LabelledBox(label, *corners) for label, *corners in example.get("boxes", [])]
+            shown = self.describe(Context("", example["captions"], boxes))
+            messages.append({"role": "user", "content": shown})
             messages.append({"role": "assistant", "content": example["response"].strip()})
         return [*messages, {"role": "user", "content": self.describe(context)}]
 
     def describe(self, context: Context) -> str:
-        """The context in words: captions, then `label: [x1, y1, x2, y2]` lines where the kind sees boxes."""
-        lines = list(context.captions)
-        if self.sees_boxes:
-            lines += [f"{b.label}: [{b.x1:.3f}, {b.y1:.3f}, {b.x2:.3f}, {b.y2:.3f}]" for b in context.boxes]
-        return "\n".join(lines)
+        """The context in words: captions, then `label: [x1, y1, x2, y2]` lines where the kind sees boxes.
+
+        Boxes are shown, too, where there are no captions. Each fact is one line of its own, and nothing in it can
+        look like a mark of the prompt.
+        """
+        lines = [f"- {_plain(caption)}" for caption in context.captions]
+        if self.sees_boxes or not lines:
+            lines += [f"- {_plain(box.label)}: {box.corners}" for box in context.boxes]
+            lines += [f'- written "{_plain(box.label)}": {box.corners}' for box in context.texts]
+        return "\n".join(["<picture>", *lines, "</picture>"])
 
     @abstractmethod
     def read(self, text: str, context: Context, rng: random.Random) -> list[Turn]:
         """The turns in the model's answer.
 
         Raises:
-            Rejected: the answer has not the form that was asked for, or gives its source away.
+            Rejected: the answer has not the form that was asked for.
         """
 
     def pairs(self, text: str) -> list[Turn]:
-        """Reads `Question:` and `Answer:` blocks in turn.
-
-        A small model often goes on until it is cut off: an unfinished last pair is left out, and a question that was
-        asked before ends the conversation.
+        """Reads `Question:` and `Answer:` blocks in turn; a last pair that was cut off is left out.
 
         Raises:
-            Rejected: there is no whole pair, the blocks are out of turn, or a turn cannot be used.
+            Rejected: there is no whole pair, the blocks are out of turn, or there are not as many as were asked for.
         """
-        blocks = re.split(r"^\s*(Question|Answer)\s*:\s*", text.strip(), flags=re.MULTILINE)[1:]
-        names, contents = blocks[0::2], [content.strip() for content in blocks[1::2]]
+        blocks = _BLOCK.split(text.strip())[1:]
+        names, contents = [name.title() for name in blocks[0::2]], [content.strip() for content in blocks[1::2]]
         if names and (len(names) % 2 or not contents[-1].endswith((".", "!", "?"))):
             names, contents = names[: (len(names) - 1) // 2 * 2], contents[: (len(names) - 1) // 2 * 2]
-        if not names or names != ["Question", "Answer"] * (len(names) // 2) or not all(contents):
-            raise Rejected("broken_turns")
-        turns: list[Turn] = []
-        for question, answer in zip(contents[0::2], contents[1::2], strict=True):
-            if any(question.lower() == turn.question.lower() for turn in turns):
-                break
-            check_answer(question)
-            check_answer(answer)
-            turns.append(Turn(question, answer, self.name))
-        return turns
+        if not names or names != ["Question", "Answer"] * (len(names) // 2):
+            raise Rejected(Reason.BROKEN_TURNS, "no questions and answers in turn" if text.strip() else "empty")
+        if not all(contents):
+            raise Rejected(Reason.BROKEN_TURNS, "an empty question or answer")
+        least, most = self.prompt["turns"]
+        if not least <= len(names) // 2 <= most:
+            asked = str(least) if least == most else f"{least} to {most}"
+            raise Rejected(Reason.BROKEN_TURNS, f"{len(names) // 2} turns where {asked} were asked for")
+        return [Turn(*pair, self.name) for pair in zip(contents[0::2], contents[1::2], strict=True)]
 
 
-_LEAK = re.compile(r"\b(captions?|bounding box(es)?|coordinates?|descriptions? (says?|mentions?))\b|\[\s*0?\.\d", re.I)
-_REFUSAL = re.compile(r"\b(as an ai|i (can ?not|can't|am unable)|i'm sorry|i don't have access)\b", re.I)
+def read_prompt(name: str) -> dict[str, Any]:
+    """The packaged prompt `prompts/<name>.yaml`."""
+    return yaml.safe_load((files("stages.instruct") / "prompts" / f"{name}.yaml").read_text())
 
 
-def check_answer(text: str) -> None:
-    """Refuses what gives its source away, refuses to answer, or goes round in circles.
+_BLOCK = re.compile(r"^[\s*#\d.)-]*(Question|Answer)\s*\d*\s*:[\s*]*", re.MULTILINE | re.IGNORECASE)
 
-    Raises:
-        Rejected: with the reason.
-    """
-    if _LEAK.search(text):
-        raise Rejected("leak")
-    if _REFUSAL.search(text):
-        raise Rejected("refusal")
-    words = text.split()
-    grams = [tuple(words[place : place + 6]) for place in range(len(words) - 5)]
-    if len(set(grams)) < len(grams):
-        raise Rejected("repetition")
+
+def _plain(text: str) -> str:
+    """`text` on one line, without the brackets that marks and tags are made of."""
+    return re.sub(r"[<>{}|]+|\[/?INST\]", " ", " ".join(text.split())).strip()
