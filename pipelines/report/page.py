@@ -9,7 +9,16 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.recipe import Recipe
-from pipelines.report.sections import Sections
+from pipelines.report.material import Material
+from pipelines.report.sections.conversations import conversations
+from pipelines.report.sections.duplicates import duplicates
+from pipelines.report.sections.evaluation import evaluation
+from pipelines.report.sections.funnel import funnel
+from pipelines.report.sections.gallery import gallery
+from pipelines.report.sections.headline import headline
+from pipelines.report.sections.provenance import provenance
+from pipelines.report.sections.scores import scores
+from pipelines.report.sections.training import training
 from stages.run_folder import RunFolder
 from stages.store import write_atomically
 
@@ -20,14 +29,14 @@ _MOST_LETTERS = 200
 _URL_ENDS = (22, 18)
 
 #: Name, heading, the stage that makes its data, and where that comes from; in the order of the page.
-_SECTIONS: list[tuple[str, str, str, Callable[[Sections], Any]]] = [
-    ("funnel", "What was kept, and why the rest was not", "select", Sections.funnel),
-    ("evaluation", "What the model can do", "evaluate", Sections.evaluation),
-    ("scores", "CLIP scores", "select", Sections.scores),
-    ("gallery", "Kept and dropped pictures", "acquire", Sections.gallery),
-    ("duplicates", "Duplicates", "select", Sections.duplicates),
-    ("conversations", "Conversations as the model sees them", "instruct", Sections.conversations),
-    ("training", "Training", "train", Sections.training),
+_SECTIONS: list[tuple[str, str, str, Callable[[Material], Any]]] = [
+    ("funnel", "What was kept, and why the rest was not", "select", funnel),
+    ("evaluation", "What the model can do", "evaluate", evaluation),
+    ("scores", "CLIP scores", "select", scores),
+    ("gallery", "Kept and dropped pictures", "acquire", gallery),
+    ("duplicates", "Duplicates", "select", duplicates),
+    ("conversations", "Conversations as the model sees them", "instruct", conversations),
+    ("training", "Training", "train", training),
 ]
 
 
@@ -41,12 +50,12 @@ def write_report(run: RunFolder) -> int:
         InputError: the folder holds no recipe.
         SluiceError: a file of the run cannot be read, or the page cannot be written.
     """
-    data = render(Sections(run)).encode("utf-8", "replace")
+    data = render(Material(run)).encode("utf-8", "replace")
     write_atomically(run.path("report.html"), data)
     return len(data)
 
 
-def render(sections: Sections) -> str:
+def render(material: Material) -> str:
     """The page. All values are escaped by the template engine: captions and addresses come from the web."""
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -59,14 +68,14 @@ def render(sections: Sections) -> str:
         "place": _place,
     }
     made = [
-        {"name": name, "heading": heading, "data": make(sections), "absent": _absent(name, stage, sections.recipe)}
+        {"name": name, "heading": heading, "data": make(material), "absent": _absent(name, stage, material.recipe)}
         for name, heading, stage, make in _SECTIONS
     ]
     return environment.get_template("page.html.jinja").render(
         css=(_HERE / "page.css").read_text(),
-        headline=sections.headline(),
+        headline=headline(material),
         sections=made,
-        provenance=sections.provenance(),
+        provenance=provenance(material),
     )
 
 

@@ -1,0 +1,50 @@
+"""Losses and rates of every training step."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+
+from pipelines.report.charts import Chart, line_chart
+from pipelines.report.material import Material
+from schemas.vocabulary import Stage
+from stages.train.logs import log_path, read_log
+
+
+def training(material: Material) -> list[dict[str, Any]] | None:
+    """For every step that has begun its losses and rates."""
+    steps = []
+    for step in material.recipe.train:
+        lines = read_log(log_path(material.run, step.name))
+        if not lines:
+            continue
+        number = [line["step"] for line in lines]
+        loss = [line["loss"] for line in lines]
+        steps.append({
+            "name": step.name,
+            "learn": step.learned(),
+            "done": material.run.manifest(Stage.TRAIN, step.name) is not None,
+            "steps": number[-1],
+            "of": lines[-1].get("steps", number[-1]),
+            "first": loss[0],
+            "last": loss[-1],
+            "tokens_per_s": float(np.mean([line.get("tokens_per_s", 0.0) for line in lines])),
+            "filled": float(np.mean([line.get("filled", 0.0) for line in lines])),
+            "plan": (material.run.manifest("plan", step.name) or {"counts": {}})["counts"],
+            "loss": line_chart([("loss", number, loss)], "optimizer step", "loss"),
+            "rates": _rate_chart(number, [line["lr"] for line in lines]),
+        })  # fmt: skip
+    return steps or None
+
+
+def _rate_chart(steps: list[int], rates: list[dict[str, float]]) -> Chart:
+    """Learning rates as shares of each part's highest, so that parts with far different rates show in one chart."""
+    series: dict[tuple[float, ...], list[str]] = defaultdict(list)
+    for part in rates[0]:
+        values = [line[part] for line in rates]
+        highest = max(values) or 1.0
+        series[tuple(round(value / highest, 4) for value in values)].append(part)
+    named = [(", ".join(parts), steps, list(shares)) for shares, parts in series.items()]
+    return line_chart(named, "optimizer step", "learning rate as a share of its highest")
