@@ -36,7 +36,10 @@ _NO_THINGS = {"dizzy", "high voltage", "locked", "unlocked", "vibration mode", "
 
 @dataclass(frozen=True)
 class Planted:
-    """One turn of a family in a picture, in the answer of a language model beside a harmless one."""
+    """One turn of a family in a picture, in the answer of a language model before a harmless one.
+
+    It never stands last, where an unfinished turn is left out without any gate.
+    """
 
     family: str
     scene: Scene

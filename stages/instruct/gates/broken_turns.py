@@ -22,7 +22,7 @@ _ORDERS = (
 _ORDER = re.compile(rf"^\W*((please|can you|could you) )?({'|'.join(_ORDERS)})\b", re.IGNORECASE)
 _END = re.compile(r"[.!?。！？।…:)\]\"'”’\w]\s*$")
 _LAST_WORDS = r"a|an|the|and|or|but|with|of|to|in|on|at|is|are|by|from|for|its|their|which|that"
-_HANGING = re.compile(rf"\b({_LAST_WORDS})\W*$", re.IGNORECASE)
+_HANGING = re.compile(rf"\b({_LAST_WORDS})[\s,;-]*$", re.IGNORECASE)
 
 
 class BrokenTurns(Gate):

@@ -45,6 +45,8 @@ class Grounding(Gate):
     Knows English: where captions are in another language, or the turn is, it passes.
     """
 
+    place = 2  # after the leaks: of a "bounding box" the reason is not that there is no box
+
     def verdict(self, said: Said) -> Verdict | None:
         if not _english(*said.scene.context.captions) or not _english(said.turn.question, said.turn.answer):
             return None

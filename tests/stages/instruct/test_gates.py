@@ -205,7 +205,8 @@ def test_length(kind: str, words: int, refused: bool) -> None:
         "...", True),
         ("What is it?", "What is it?", True), ("The dog is red.", "Yes.", True), ("What?", "A dog and the", True),
         ("What?", '{"answer": "A dog."}', True), ("What?", "### A dog", True),
-        ("Describe the car.", "A red car.", False), ("What does the sign say?", "Question authority", False),
+        ("Describe the car.", "A red car.", False), ("What is on?", "The lamp is on.", False),
+        ("What does the sign say?", "Question authority", False),
         ("How many dogs?", "2", False),
     ],
 )  # fmt: skip

@@ -244,6 +244,31 @@ def test_a_second_answer_that_is_worse_does_not_replace_the_first(tmp_path: Path
     ]  # fmt: skip
 
 
+def test_a_part_that_broke_off_ends_as_one_that_did_not_and_asks_nothing_twice(tmp_path: Path, stub: Stub) -> None:
+    stub.says = lambda messages: _TALK if "cannot be used" in messages[-1]["content"] else _LEAK
+    whole, broken = (make_run(tmp_path / name / "run", rows=6, dropped=()) for name in ("whole", "broken"))
+    once = EndpointSettings(base_url=stub.url, model="m", concurrency=1, retries=0)
+    settings = InstructSettings(kinds={"conversation": 1}, endpoint=once, retry_refused=True)
+    InstructWork(whole, settings, seed=5).process(0)
+    asked = len(stub.asked)
+    stub.asked.clear()
+
+    def until_the_fourth(messages: list[dict[str, str]]) -> str:
+        stub.failures = 1 if len(stub.asked) == 4 else 0
+        return _LEAK
+
+    stub.says, rest = until_the_fourth, stub.says
+    with pytest.raises(SluiceError):
+        InstructWork(broken, settings, seed=5).process(0)
+    assert not broken.path("rejected/00000.parquet").exists()
+    stub.says, stub.failures = rest, 0
+    InstructWork(broken, settings, seed=5).process(0)
+    assert len(stub.asked) == asked == 12
+    for folder in ("conversations", "rejected", "unsaid"):
+        name = f"{folder}/00000.parquet"
+        assert broken.path(name).read_bytes() == whole.path(name).read_bytes()
+
+
 def test_questions_that_need_no_picture_are_found_by_asking_them_without(tmp_path: Path, stub: Stub) -> None:
     stub.says = lambda messages: "Nothing." if messages[-1]["content"] == "What else?" else _TALK
     run = make_run(tmp_path / "run", rows=3, dropped=())
