@@ -70,7 +70,7 @@ def encode(conversation: Conversation, tokenizer: Any, picture_tokens: int) -> E
 
     Each segment (what leads up to an answer; the answer with its end) is tokenized by itself and then joined, so the
     mask is exact. The picture's tokens stand before the first question. Special tokens written out in a text are
-    broken up: they are text, not tokens.
+    broken up: they are text, not tokens. A conversation that is `text_only` has no picture's tokens.
 
     Raises:
         InputError: the mask cannot be derived from the tokenizer's chat template.
@@ -79,9 +79,12 @@ def encode(conversation: Conversation, tokenizer: Any, picture_tokens: int) -> E
     chat = _chat(tokenizer, tokenizer.chat_template)
     input_ids: list[int] = []
     labels: list[int] = []
-    segments = chat.segments([(turn.question, turn.answer) for turn in conversation.turns])
+    turns = [(turn.question, turn.answer) for turn in conversation.turns]
+    pictured = not conversation.text_only
+    segments = chat.segments(turns, pictured)
     for number, (lead, answer) in enumerate(segments):
-        lead_ids = chat.with_picture(lead, picture_tokens) if number == 0 else list(chat.tokens(lead))
+        shows = pictured and number == 0
+        lead_ids = chat.with_picture(lead, picture_tokens) if shows else list(chat.tokens(lead))
         answer_ids = chat.tokens(answer)
         input_ids += [*lead_ids, *answer_ids]
         labels += [NO_LOSS] * len(lead_ids) + [*answer_ids]
@@ -166,14 +169,14 @@ class _Chat:
         """Everything up to where the answer to the only question begins."""
         return self._render(self._messages([(self.plain(question), None)], with_picture))
 
-    def segments(self, turns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    def segments(self, turns: Sequence[tuple[str, str]], with_picture: bool) -> list[tuple[str, str]]:
         """For each turn what leads up to the answer, and the answer with the token that ends it."""
         turns = [(self.plain(question), self.plain(answer)) for question, answer in turns]
         found: list[tuple[str, str]] = []
         done = ""
         for number, (question, answer) in enumerate(turns):
-            before = self._render(self._messages([*turns[:number], (question, None)]))
-            after = self._render(self._messages(turns[: number + 1]))
+            before = self._render(self._messages([*turns[:number], (question, None)], with_picture))
+            after = self._render(self._messages(turns[: number + 1], with_picture))
             if not before.startswith(done) or not after.startswith(before):
                 raise self._unfit("a longer conversation does not begin with the shorter one")
             said = after[len(before) :]

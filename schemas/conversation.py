@@ -20,7 +20,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A picture and what is said about it. The picture comes before the first question."""
+    """A picture and what is said about it. The picture comes before the first question.
+
+    A conversation that is `text_only` is about no picture: it keeps the language model's skill.
+    """
 
     conversation_id: str
     sample_id: str
@@ -29,6 +32,7 @@ class Conversation:
     turns: list[Turn] = field(default_factory=list)
     model: str | None = None
     prompt_version: str | None = None
+    text_only: bool = False
 
     def to_row(self) -> dict[str, Any]:
         """A row of `schemas.tables.CONVERSATIONS`."""
@@ -37,12 +41,18 @@ class Conversation:
     @classmethod
     def from_row(cls, row: dict[str, Any]) -> Conversation:
         """The inverse of `to_row`."""
-        return cls(**{**row, "turns": [Turn(**turn) for turn in row["turns"]]})
+        turns = [Turn(**turn) for turn in row["turns"]]
+        return cls(**{**row, "turns": turns, "text_only": bool(row.get("text_only"))})
 
     def to_llava(self, picture: str) -> dict[str, Any]:
-        """LLaVA's record (`id`, `image`, `conversations` of `from`/`value`), as its training code reads it."""
+        """LLaVA's record (`id`, `image`, `conversations` of `from`/`value`), as its training code reads it.
+
+        Answers bear their kind beside, which its code passes over. A record without a picture has no `image`.
+        """
         said: list[dict[str, str]] = []
         for number, turn in enumerate(self.turns):
-            question = f"{IMAGE_TOKEN}\n{turn.question}" if number == 0 else turn.question
-            said += [{"from": "human", "value": question}, {"from": "gpt", "value": turn.answer}]
-        return {"id": self.conversation_id, "image": picture, "conversations": said}
+            shown = number == 0 and not self.text_only
+            question = f"{IMAGE_TOKEN}\n{turn.question}" if shown else turn.question
+            said += [{"from": "human", "value": question}, {"from": "gpt", "value": turn.answer, "kind": turn.kind}]
+        image = {} if self.text_only else {"image": picture}
+        return {"id": self.conversation_id, **image, "conversations": said}

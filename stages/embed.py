@@ -58,8 +58,8 @@ class EmbedWork(PartWork):
         return {**self.clip.model_dump(include=fields), "weights": self._weights or self.clip.pretrained}
 
     def compute(self, part: int) -> PartOutput:
-        samples = self.run.read_table("samples", [part], ["key", "sample_id", "caption", "reason"])
-        samples = samples.filter(pc.is_null(samples["reason"]))
+        samples = self.run.read_table("samples", [part], ["key", "sample_id", "caption", "text_only", "reason"])
+        samples = samples.filter(pc.and_not(pc.is_null(samples["reason"]), samples["text_only"].fill_null(False)))
         path = self.run.path("samples", f"{part:05d}.tar")
         files = dict(read_members(path, "jpg")) if samples.num_rows else {}
         keys = samples["key"].to_pylist()

@@ -91,7 +91,7 @@ def held_out_questions(reader: PackReader, kinds: Sequence[str], most: int, seed
     """
     found: list[Question] = []
     for record in reader.map(reader.record, range(len(reader))):
-        turns = [Turn(**turn) for said in record["conversations"] for turn in said["turns"]]
+        turns = [Turn(**turn) for said in record["conversations"] if not said["text_only"] for turn in said["turns"]]
         found += [
             Question(record["sample_id"], turn.kind, turn.question, turn.answer) for turn in turns if turn.kind in kinds
         ]

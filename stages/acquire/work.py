@@ -37,7 +37,8 @@ _DECODE_REASONS = {
 _BOX_LEEWAY = 0.05
 _READERS = 16
 _SOURCE_COLUMNS = [
-    "sample_id", "row", "url", "caption", "reason", "boxes", "picture_file", "picture_offset", "picture_size",
+    "sample_id", "row", "url", "caption", "reason", "boxes", "text_only", "picture_file", "picture_offset",
+    "picture_size",
 ]  # fmt: skip
 #: What the json member of a sample holds: img2dataset's keys, and the sample's id.
 _JSON_KEYS = [
@@ -63,7 +64,8 @@ Row = dict[str, Any]
 class AcquireWork(PartWork):
     """RUN/source/<part>.parquet to RUN/samples/<part>.tar, .parquet and _stats.json.
 
-    Pictures that the source has already are read, all others are downloaded.
+    Pictures that the source has already are read, all others are downloaded. A row that is about no picture is a
+    success without one.
 
     Counts are by outcome: "success" and each reason, those given by the source stage included, so that they add up to
     the part's rows. With `retry_failed`, a part that is done but holds rows dropped for a transient reason is done
@@ -74,7 +76,7 @@ class AcquireWork(PartWork):
     """
 
     stage: ClassVar[str] = "acquire"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     upstream: ClassVar[tuple[str, ...]] = ("source",)
 
     def __init__(
@@ -141,7 +143,9 @@ class AcquireWork(PartWork):
         rows = {key: {name: row.get(name) for name in SAMPLES.names} | {"key": key} for key, row in given.items()}
         pictures = {key: picture for key, (_, picture) in settled.items() if picture is not None}
         rows.update((key, row) for key, (row, _) in settled.items())
-        wanted = [key for key, row in rows.items() if key not in settled and row["reason"] is None]
+        wanted = [
+            key for key, row in rows.items() if key not in settled and row["reason"] is None and not row["text_only"]
+        ]
         for key, (found, picture) in self._fetch({key: given[key] for key in wanted}):
             rows[key].update(found)
             if picture is not None and self._place_boxes(rows[key]):

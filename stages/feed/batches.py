@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from PIL import Image
 
-from models.chat import NO_LOSS, encode
+from models.chat import NO_LOSS, Encoded, encode
 from schemas.conversation import Conversation
 from schemas.errors import InputError, SluiceError
 from stages.feed.reader import PackReader, decode
@@ -79,7 +79,7 @@ class PiecePlan:
         self.steps = every if max_steps is None else min(every, max_steps)
 
     def pictures(self) -> int:
-        """How many pictures the steps show, repeats counted."""
+        """How many pictures the steps show at most (one for each conversation), repeats counted."""
         return int(self._begins[min(self.steps * self.packs_per_step, len(self._begins) - 1)])
 
     def pieces(self, from_step: int = 0) -> Iterator[Piece]:
@@ -105,7 +105,7 @@ class Batch:
         input_ids, labels, position_ids: int64 [B, T]. Position ids restart at 0 with every conversation, and once more
             where padding begins. Labels are -100 where there is no loss.
         samples: the sample of every picture, in the order in which the pictures' tokens stand.
-        pixel_values: float32 [P, 3, H, W]; None where features come from a store.
+        pixel_values: float32 [P, 3, H, W]; None where features come from a store, or there is no picture.
         tokens: positions that are not padding.
     """
 
@@ -167,7 +167,9 @@ class LanguageCollate:
     def __call__(self, piece: Piece) -> Batch:
         samples = [row["sample_id"] for pack in piece.packs for row in pack]
         records = iter(self.reader.map(self.reader.record, samples))
-        packs = [[self._encode(row, next(records)) for row in pack] for pack in piece.packs]
+        found = [[self._encode(row, next(records)) for row in pack] for pack in piece.packs]
+        packs = [[(encoded.input_ids, encoded.labels) for encoded, _ in pack] for pack in found]
+        shown = [said.sample_id for pack in found for _, said in pack if not said.text_only]
         used = [sum(len(ids) for ids, _ in pack) for pack in packs]
         width = -(-max(used, default=0) // _ROUND_UP) * _ROUND_UP
         ids = torch.full((len(packs), width), self.padding, dtype=torch.int64)
@@ -182,25 +184,26 @@ class LanguageCollate:
                 begin = end
             positions[number, begin:] = torch.arange(width - begin)
         pixels = None
-        if self.picture_tensor is not None and samples:
-            jpegs = self.reader.map(self.reader.jpeg, samples)
+        if self.picture_tensor is not None and shown:
+            jpegs = self.reader.map(self.reader.jpeg, shown)
             pixels = torch.stack([self.picture_tensor(decode(jpeg)) for jpeg in jpegs])
         numbers = [pack[0]["pack"] for pack in piece.packs]
         return Batch(
-            piece.step, piece.last, piece.divisor, numbers, ids, labels, positions, samples, pixels, tokens=sum(used)
+            piece.step, piece.last, piece.divisor, numbers, ids, labels, positions, shown, pixels, tokens=sum(used)
         )
 
-    def _encode(self, row: dict[str, Any], record: dict[str, Any]) -> tuple[list[int], list[int]]:
-        """Token ids and labels of one row of the plan, whose sample is `record`.
+    def _encode(self, row: dict[str, Any], record: dict[str, Any]) -> tuple[Encoded, Conversation]:
+        """Token ids and labels of one row of the plan, whose sample is `record`, and the conversation.
 
         Raises:
             SluiceError: the shard does not hold what the plan was made from.
         """
         for said in record["conversations"]:
             if said["conversation_id"] == row["conversation_id"]:
-                encoded = encode(Conversation.from_row(said), self.tokenizer, self.picture_tokens)
+                conversation = Conversation.from_row(said)
+                encoded = encode(conversation, self.tokenizer, self.picture_tokens)
                 if len(encoded.input_ids) == row["length"]:
-                    return encoded.input_ids, encoded.labels
+                    return encoded, conversation
         raise SluiceError(
             f"conversation {row['conversation_id']} is not in the shards as the plan has it "
             f"({row['length']} tokens): run the feed stage again with this model"

@@ -46,7 +46,7 @@ def plan_packs(
         lengths: rows of `schemas.tables.LENGTHS`; only those of split `train` are used.
         epochs: a fraction at the end takes that share of the last epoch's shuffled conversations.
         kinds: conversation kinds to use; all, where None.
-        pictures_per_pack: most conversations (each has one picture) in a pack; no limit, where None.
+        pictures_per_pack: most conversations (each has one picture at most) in a pack; no limit, where None.
 
     Returns:
         A table of `schemas.tables.PLAN`, in training order.
@@ -79,7 +79,8 @@ def plan_batches(
 ) -> pa.Table:
     """Plans contrastive batches: a pack is a batch of distinct samples.
 
-    The samples of an epoch are spread evenly over its batches, so that none is left over and none is tiny.
+    The samples of an epoch are spread evenly over its batches, so that none is left over and none is tiny. Samples
+    without a picture are left out.
 
     Args:
         batch: most samples in a batch.
@@ -87,7 +88,7 @@ def plan_batches(
     Returns:
         A table of `schemas.tables.PLAN`, in training order.
     """
-    chosen = _chosen(lengths, kinds)
+    chosen = _chosen(lengths.filter(pc.invert(lengths["text_only"].fill_null(False))), kinds)
     first: dict[str, int] = {}
     for row, sample in enumerate(chosen["sample_id"].to_pylist()):
         first.setdefault(sample, row)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from PIL import Image
 
 from schemas.conversation import Conversation
@@ -24,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample as it stands in its shard."""
+    """One sample as it stands in its shard; `jpeg` is empty where it is about no picture."""
 
     jpeg: bytes
     record: dict[str, Any]
@@ -84,13 +86,18 @@ class PackReader:
         except KeyError:
             raise SluiceError(f"sample {sample_id} is in none of the shards in {self.folder}") from None
 
+    @cached_property
+    def pictured(self) -> np.ndarray:
+        """int64: the numbers of the samples that have a picture, in order."""
+        return np.flatnonzero(pc.is_valid(self.index["picture_size"]).to_numpy())
+
     def read(self, sample: str | int) -> Sample:
         """A sample with its picture's bytes, by id or number."""
         place = self._place(sample)
         data = self._range(place["shard"], place["offset"], place["size"])
-        begin, text = place["picture_offset"] - place["offset"], place["json_offset"] - place["offset"]
+        begin, text = (place["picture_offset"] or 0) - place["offset"], place["json_offset"] - place["offset"]
         return Sample(
-            jpeg=data[begin : begin + place["picture_size"]],
+            jpeg=data[begin : begin + place["picture_size"]] if place["picture_size"] else b"",
             record=json.loads(data[text : text + place["json_size"]]),
         )
 
@@ -100,7 +107,7 @@ class PackReader:
         return json.loads(self._range(place["shard"], place["json_offset"], place["json_size"]))
 
     def jpeg(self, sample: str | int) -> bytes:
-        """The picture's bytes alone, by id or number."""
+        """The picture's bytes alone, by id or number, of a sample that has one."""
         place = self._place(sample)
         return self._range(place["shard"], place["picture_offset"], place["picture_size"])
 

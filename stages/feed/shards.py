@@ -19,6 +19,7 @@ from schemas.vocabulary import Reason, State
 from stages.feed.settings import FeedSettings
 from stages.graph import PartOutput, PartWork
 from stages.run_folder import RunFolder
+from stages.select.masked import read_captions
 from stages.store import read_parquet
 from stages.tar import read_members, tar_bytes
 
@@ -36,10 +37,12 @@ _TOKENIZER_KEYS = {"name", "gguf_file", "tokenizer", "tokenizer_gguf_file", "cha
 class ShardWork(PartWork):
     """Writes one part's shards, their indexes, the lengths of its conversations, and what was dropped for length.
 
-    Without a model the samples are fed as they are, each of length 1: what contrastive training reads.
+    Without a model the samples are fed as they are, each of length 1: what contrastive training reads. Samples without
+    a picture lie in the shards then, too, but are in no batch.
     """
 
     stage = "feed"
+    version = 2
     upstream = ("acquire", "select", "instruct")
 
     def __init__(self, run: RunFolder, settings: FeedSettings, model: ModelSettings | None) -> None:
@@ -83,6 +86,8 @@ class ShardWork(PartWork):
     ) -> tuple[dict[str, dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
         """Key -> what goes into the shard's JSON; rows of LENGTHS; rows of DROPPED."""
         source = {row["sample_id"]: row for row in read_parquet(self.run.table_path("source", part)).to_pylist()}
+        for row in read_captions(self.run, part).to_pylist():
+            source[row["sample_id"]].update(row)
         said = self._conversations(part)
         records, lengths, dropped = {}, [], []
         for sample in read_parquet(self.run.table_path("samples", part)).to_pylist():
@@ -96,8 +101,9 @@ class ShardWork(PartWork):
                 continue
             given = source[identity]
             records[sample["key"]] = {
-                **{name: sample[name] for name in ("sample_id", "url", "caption", "width", "height")},
+                **{name: sample[name] for name in ("sample_id", "url", "width", "height")},
                 **{name: sample[name] for name in ("original_width", "original_height")},
+                "caption": given["caption"],
                 "captions": given["captions"],
                 "boxes": sample["boxes"],
                 "licence": given["licence"],
@@ -105,11 +111,17 @@ class ShardWork(PartWork):
             }
             common = {"sample_id": identity, "split": splits[identity], "part": part}
             lengths += [
-                {"conversation_id": one.conversation_id, "kind": one.kind, "length": tokens, "supervised": learned}
+                {
+                    "conversation_id": one.conversation_id,
+                    "kind": one.kind,
+                    "length": tokens,
+                    "supervised": learned,
+                    "text_only": one.text_only,
+                }
                 | common
                 for one, tokens, learned in fitting
             ]
-            if self.model is None:
+            if self.model is None and not sample["text_only"]:
                 lengths.append({"conversation_id": identity, "kind": PAIR, "length": 1, "supervised": 1} | common)
         return records, lengths, dropped
 
@@ -141,17 +153,20 @@ def shard_bytes(name: str, records: dict[str, dict[str, Any]], pictures: dict[st
     Args:
         name: the shard's file name.
         records: key -> what goes into `key.json`; must hold `sample_id`.
-        pictures: key -> the JPEG's bytes.
+        pictures: key -> the JPEG's bytes; records without one are about no picture.
     """
     members = []
     for key, record in sorted(records.items()):
         line = json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        members += [(f"{key}.jpg", pictures[key]), (f"{key}.json", line.encode("utf-8", "surrogatepass"))]
+        if key in pictures:
+            members.append((f"{key}.jpg", pictures[key]))
+        members.append((f"{key}.json", line.encode("utf-8", "surrogatepass")))
     data, places = tar_bytes(members)
     rows = []
     for key, record in sorted(records.items()):
-        picture, text = places[f"{key}.jpg"], places[f"{key}.json"]
-        begin = picture[0] - _TAR_HEADER
+        text = places[f"{key}.json"]
+        picture = places.get(f"{key}.jpg", (None, None))
+        begin = (text[0] if picture[0] is None else picture[0]) - _TAR_HEADER
         rows.append(
             {
                 "sample_id": record["sample_id"],

@@ -58,6 +58,8 @@ class Context:
         texts: boxes of text in the picture; the label is what is written there.
         hidden: labels of which a box cannot be seen (outside the picture, or of no area).
         unnamed: how many boxes are of an unknown class.
+        conversation: what the source says of it already: JSON text of LLaVA's [{from, value}]; null where nothing.
+        text_only: it is no picture, and all that is known is the conversation.
     """
 
     sample_id: str
@@ -66,6 +68,8 @@ class Context:
     texts: list[LabelledBox] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     unnamed: int = 0
+    conversation: str | None = None
+    text_only: bool = False
 
     def counts(self) -> Counter[str]:
         """Label -> how many boxes bear it, in the order of the boxes."""
@@ -99,9 +103,13 @@ class Context:
         """Builds the context of a sample. What a row lacks or has wrong is left out; it is never guessed.
 
         Args:
-            row: `captions` of `schemas.tables.SOURCE`, and `sample_id`, `boxes`, `original_width` and
-                `original_height` of `schemas.tables.SAMPLES`.
+            row: `captions`, and where the source holds them `conversation` and `text_only`, of
+                `schemas.tables.SOURCE`; `sample_id`, `boxes`, `original_width` and `original_height` of
+                `schemas.tables.SAMPLES`.
         """
+        conversation = row.get("conversation")
+        if row.get("text_only"):
+            return cls(row["sample_id"], [], conversation=conversation, text_only=True)
         captions = dict.fromkeys(" ".join(caption.split()) for caption in row["captions"] or [] if caption)
         boxes: list[LabelledBox] = []
         texts: list[LabelledBox] = []
@@ -124,7 +132,7 @@ class Context:
             else:
                 boxes.append(LabelledBox(label, *corners))
         said = [caption for caption in captions if words_of(caption)]
-        return cls(row["sample_id"], said, boxes, texts, hidden, unnamed)
+        return cls(row["sample_id"], said, boxes, texts, hidden, unnamed, conversation)
 
 
 def _corners(box: dict[str, Any], width: int | None, height: int | None) -> tuple[float, float, float, float] | None:

@@ -16,7 +16,8 @@ from stages.instruct.context import Context
 from stages.instruct.endpoint import AnswerStore, Endpoint
 from stages.instruct.gates import GATES_VERSION
 from stages.instruct.judge import Judge
-from stages.instruct.kinds import EndpointKind, TemplateKind, find_kind
+from stages.instruct.kinds import EndpointKind, Rejected, TemplateKind, find_kind
+from stages.instruct.kinds.source import Source
 from stages.instruct.objects import lexicon
 from stages.instruct.orders import find_order
 from stages.instruct.settings import InstructSettings
@@ -70,12 +71,13 @@ class InstructWork(PartWork):
         drops = self.settings_.instructing_captions == "drop"
         dropped = {one for one, reason in mute.items() if drops and reason is Reason.CAPTION_INSTRUCTS}
         free = [context for context in contexts if context.sample_id not in dropped]
-        made = self.from_templates(free)
+        taken, broken = self.from_source(free)
+        made = [*taken, *self.from_templates(free)]
         written = self.from_endpoint([context for context in contexts if context.sample_id not in mute])
         made += [self.writer.conversation(one) for one in written if one.turns]
         order = {context.sample_id: place for place, context in enumerate(contexts)}
         made.sort(key=lambda conversation: (order[conversation.sample_id], conversation.conversation_id))
-        rejected = [row for one in written for row in one.rejected()]
+        rejected = [*broken, *(row for one in written for row in one.rejected())]
         unsaid = self.unsaid(contexts, made, rejected, mute)
         counts = Counter(conversation.kind for conversation in made)
         counts.update(f"rejected_{row['reason']}" for row in rejected if not row["retried"])
@@ -115,12 +117,39 @@ class InstructWork(PartWork):
         """The contexts of the part's kept rows, in source order."""
         here = [("part", "=", part), ("state", "=", State.KEPT.value)]
         kept = set(read_parquet(self.run.path("decisions.parquet"), filters=here)["sample_id"].to_pylist())
+        given = read_parquet(self.run.table_path("source", part), columns=["conversation", "text_only"])
         source = read_captions(self.run, part)
+        source = pa.table([*source.columns, *given.columns], [*source.column_names, *given.column_names])
         columns = ["sample_id", "boxes", "original_width", "original_height"]
         samples = read_parquet(self.run.table_path("samples", part), columns=columns)
         seen = {row["sample_id"]: row for row in samples.to_pylist()}
         rows = [row | seen[row["sample_id"]] for row in source.to_pylist() if row["sample_id"] in kept]
         return [Context.from_row(row) for row in rows]
+
+    def from_source(self, contexts: list[Context]) -> tuple[list[Conversation], list[dict[str, Any]]]:
+        """The conversations that the source holds, and rows of `schemas.tables.REJECTED` for those that are broken."""
+        kind, share = self.kinds.get("source", (None, 0.0))
+        taken: list[Conversation] = []
+        broken: list[dict[str, Any]] = []
+        for context in contexts:
+            if not isinstance(kind, Source) or self.chance(context, kind.name).random() >= share:
+                continue
+            identity = f"{context.sample_id}-{kind.name}"
+            try:
+                turns = kind.turns(context)
+            except Rejected as error:
+                broken.append({
+                    "conversation_id": identity, "sample_id": context.sample_id, "kind": kind.name,
+                    "reason": error.reason.value, "detail": error.detail, "scope": "conversation",
+                    "answer": context.conversation, "retried": False,
+                })  # fmt: skip
+                continue
+            if turns:
+                kinds = {turn.kind for turn in turns}
+                of_all = kinds.pop() if len(kinds) == 1 else kind.name
+                made = Conversation(identity, context.sample_id, of_all, "source", turns, text_only=context.text_only)
+                taken.append(made)
+        return taken, broken
 
     def from_templates(self, contexts: list[Context]) -> list[Conversation]:
         """One conversation of all joined kinds, and one for each kind that stands alone, for every picture."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,7 @@ class Candidates:
 
     Attributes:
         samples: `schemas.tables.SAMPLES` with a column `part`; in the order of `row`.
+            Rows that are `text_only` are neither measured nor asked: select keeps them.
         vectors: model -> `schemas.tables.vectors(dim)`, a row for each sample with a picture, in any order; the model
             that `select.clip` names is "". The column `vector` is there where something asks for it.
         verdicts: reasons so far, those of earlier stages first.
@@ -74,7 +76,7 @@ class Candidates:
         """
         samples = samples.sort_by("row").combine_chunks()
         made = cls(samples, vectors, Verdicts(samples["reason"].to_numpy().copy()))
-        pictured = pc.is_null(samples["reason"]).to_numpy()
+        pictured = made.alive()
         for model in vectors:
             lost = np.flatnonzero(pictured & (made.places_in(model) < 0))
             if len(lost):
@@ -87,8 +89,16 @@ class Candidates:
         return self.samples.num_rows
 
     def alive(self) -> np.ndarray:
-        """bool [rows]: what is not dropped so far."""
-        return pc.is_null(pa.array(self.verdicts.reason, pa.string())).to_numpy(zero_copy_only=False)
+        """bool [rows]: what has a picture and is not dropped so far."""
+        kept = pc.is_null(pa.array(self.verdicts.reason, pa.string())).to_numpy(zero_copy_only=False)
+        return kept & ~self.text_only
+
+    @cached_property
+    def text_only(self) -> np.ndarray:
+        """bool [rows]: what is about no picture."""
+        if "text_only" not in self.samples.column_names:
+            return np.zeros(len(self), bool)
+        return self.samples["text_only"].fill_null(False).to_numpy()
 
     def drop(self, places: np.ndarray, reason: Reason) -> None:
         """Drops those of `places` (indexes, or a bool for each row) that are not dropped yet."""
@@ -101,7 +111,7 @@ class Candidates:
         if not isinstance(values, np.ndarray):
             whole = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
             values = whole.cast(pa.float32()).to_numpy(zero_copy_only=False)
-        self.measures[name] = values.astype(np.float32)
+        self.measures[name] = np.where(self.text_only, np.float32(np.nan), values.astype(np.float32))
 
     def ask(
         self,

@@ -35,24 +35,21 @@ class Rows:
         Args:
             table: any of the columns url, caption, captions, boxes, licence, conversation, picture_file,
                 picture_offset, picture_size; `picture`, the picture's name under `source.pictures` (where there is no
-                such column, it is the url); and `broken`, true for what could not be read.
+                such column, it is the url); `text_only`, true for a conversation without a picture, which needs no
+                url; and `broken`, true for what could not be read.
 
         Raises:
             InputError: a column holds another type than it must.
         """
         rows = table.num_rows
         url, caption, conversation = (self._text(table, name) for name in ("url", "caption", "conversation"))
-        bad = (
-            one_chunk(table["broken"]).fill_null(False)
-            if "broken" in table.column_names
-            else pa.array(np.zeros(rows, bool))
-        )
+        bad, text_only = _marks(table, "broken"), _marks(table, "text_only")
         picture_file = self._text(table, "picture_file")
         if self._root is not None:
             names = self._text(table, "picture" if "picture" in table.column_names else "url")
             url, picture_file, unsafe = _under(self._root, names, url)
             bad = pc.or_(bad, unsafe)
-        bad = pc.or_(bad, pc.or_(blank(url), blank(caption)))
+        bad = pc.or_(bad, pc.or_(pc.and_not(blank(url), text_only), blank(caption)))
         captions, boxes = pa.nulls(rows, pa.list_(pa.string())), pa.nulls(rows, pa.list_(BOX))
         if "captions" in table.column_names:
             captions, broken = list_column(
@@ -74,6 +71,7 @@ class Rows:
             "boxes": pc.if_else(bad, pa.scalar(None, boxes.type), boxes),
             "licence": self._text(table, "licence"),
             "conversation": pc.if_else(bad, pa.scalar(None, pa.string()), conversation),
+            "text_only": text_only,
             "picture_file": picture_file,
             "picture_offset": _numbers(table, "picture_offset"),
             "picture_size": _numbers(table, "picture_size"),
@@ -140,6 +138,14 @@ def _with_first(first: pa.Array, lists: pa.Array) -> pa.Array:
     order = np.argsort(rows, kind="stable")
     lengths = np.bincount(rows, minlength=len(first))
     return list_array(pa.array(lengths, pa.int32()), pa.concat_arrays([first, flat]).take(pa.array(order)))
+
+
+def _marks(table: pa.Table, name: str) -> pa.Array:
+    return (
+        one_chunk(table[name]).fill_null(False)
+        if name in table.column_names
+        else pa.array(np.zeros(table.num_rows, bool))
+    )
 
 
 def _numbers(table: pa.Table, name: str) -> pa.Array:

@@ -25,7 +25,8 @@ class SourceSettings(Settings):
     form: str = Field(
         default=AUTO,
         description="auto, or parquet, csv, tsv, jsonl, folder (of pictures), coco, webdataset (img2dataset's folders "
-        "too) or llava; auto goes by the file's suffix, and for folders and .json by what is in them",
+        "too), llava or visual_genome; auto goes by the file's suffix, and for folders and .json by what is in them "
+        "(never visual_genome)",
     )
     url: str = Field(default="url", description="column with the picture's address")
     caption: str = Field(default="caption", description="column with the caption that is scored")

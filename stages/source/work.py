@@ -13,7 +13,7 @@ from stages.source.forms import Form, open_form
 from stages.source.rows import Rows, pictures_root
 from stages.source.settings import SourceSettings
 
-VERSION = 2
+VERSION = 3
 
 
 def write_parts(run: RunFolder, settings: SourceSettings) -> dict[str, int]:
@@ -56,8 +56,8 @@ def write_parts(run: RunFolder, settings: SourceSettings) -> dict[str, int]:
 def read_source(settings: SourceSettings) -> Iterator[pa.Table]:
     """Yields the parts of the source in the form of `schemas.tables.SOURCE`, in order.
 
-    A row without url or caption, or whose captions, boxes or conversation do not parse, or whose picture is missing
-    from the folder or tar that should hold it, stays a row, with the reason `bad_row`.
+    A row without url (unless it is about no picture) or caption, or whose captions, boxes or conversation do not parse,
+    or whose picture is missing from the folder or tar that should hold it, stays a row, with the reason `bad_row`.
 
     Raises:
         InputError: the source cannot be read, is of no known form, holds no rows, or lacks a column.

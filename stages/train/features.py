@@ -20,7 +20,7 @@ _CHUNK = 32
 
 
 class FeatureStore:
-    """Features of all samples of a reader, float16 [samples, N, C], in a memory-mapped file."""
+    """Features of all pictures of a reader, float16 [pictures, N, C], in a memory-mapped file."""
 
     def __init__(self, path: Path, reader: PackReader) -> None:
         self.path, self.reader = path, reader
@@ -28,14 +28,14 @@ class FeatureStore:
 
     def read(self, samples: Sequence[str]) -> torch.Tensor:
         """Features of `samples`, float32 [len(samples), N, C]."""
-        numbers = [self.reader.number(sample) for sample in samples]
+        numbers = np.searchsorted(self.reader.pictured, [self.reader.number(sample) for sample in samples])
         return torch.from_numpy(self.features[numbers].astype(np.float32))
 
     @staticmethod
     def gigabytes(model: VisionLanguageModel, reader: PackReader, precision: str) -> float:
         """Size of the file that `build` would write."""
-        one = _features(model, reader, [0], precision)
-        return one.nbytes * len(reader) / 1e9
+        one = _features(model, reader, reader.pictured[:1], precision)
+        return one.nbytes * len(reader.pictured) / 1e9
 
     @classmethod
     def build(cls, path: Path, model: VisionLanguageModel, reader: PackReader, precision: str) -> FeatureStore:
@@ -43,11 +43,12 @@ class FeatureStore:
         if not path.exists():
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             path.parent.mkdir(parents=True, exist_ok=True)
-            log.info("computing picture features of %d samples", len(reader))
-            shape = (len(reader), *_features(model, reader, [0], precision).shape[1:])
+            pictured = reader.pictured
+            log.info("computing picture features of %d samples", len(pictured))
+            shape = (len(pictured), *_features(model, reader, pictured[:1], precision).shape[1:])
             whole = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-            for begin in range(0, len(reader), _CHUNK):
-                numbers = list(range(begin, min(begin + _CHUNK, len(reader))))
+            for begin in range(0, len(pictured), _CHUNK):
+                numbers = pictured[begin : begin + _CHUNK]
                 whole[begin : begin + len(numbers)] = _features(model, reader, numbers, precision)
             whole.flush()
             os.replace(temporary, path)
@@ -55,10 +56,10 @@ class FeatureStore:
 
 
 @torch.no_grad()
-def _features(model: VisionLanguageModel, reader: PackReader, numbers: list[int], precision: str) -> np.ndarray:
+def _features(model: VisionLanguageModel, reader: PackReader, numbers: np.ndarray, precision: str) -> np.ndarray:
     """Features of the samples with these numbers, float16 [len(numbers), N, C]."""
     device = next(model.parameters()).device
-    jpegs = reader.map(reader.jpeg, numbers)
+    jpegs = reader.map(reader.jpeg, numbers.tolist())
     pixels = torch.stack([model.vision.picture_tensor(decode(jpeg)) for jpeg in jpegs])
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         return model.vision(pixels.to(device)).to(torch.float16).cpu().numpy()

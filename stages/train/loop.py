@@ -97,7 +97,8 @@ def train_step(
             fresh = False
         if batch.packs:
             loss = objective.loss(batch)
-            (loss / batch.divisor).backward()
+            if loss.requires_grad:  # it does not where no picture is shown and nothing but the connector learns
+                (loss / batch.divisor).backward()
             sums += torch.tensor([loss.item(), len(batch.packs), batch.tokens, batch.positions], dtype=torch.float64)
         if not batch.last:
             continue

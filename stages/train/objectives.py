@@ -72,7 +72,7 @@ class LanguageObjective(Objective[Batch]):
         labels = functional.pad(batch.labels[:, 1:], (0, 1), value=NO_LOSS).flatten()
         at = torch.nonzero(labels != NO_LOSS).flatten()
         pictures: dict[str, torch.Tensor] = {}
-        if self.features is not None:
+        if self.features is not None and batch.samples:
             pictures["picture_features"] = self.features.read(batch.samples).to(self.device)
         elif batch.pixel_values is not None:
             pictures["pixel_values"] = batch.pixel_values.to(self.device)

@@ -144,7 +144,7 @@ class StepWork:
         model.to(device)
         reader = PackReader(self.run, ["train"])
         features = None
-        if step.cache_features and "vision" not in learn and pieces.pictures() >= len(reader):
+        if step.cache_features and "vision" not in learn and pieces.pictures() >= len(reader.pictured) > 0:
             features = self._features(model, reader, rank, world)
         objective = LanguageObjective(model, learn, step.precision, features)
         tensor = model.vision.picture_tensor if features is None else None

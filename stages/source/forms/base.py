@@ -35,6 +35,7 @@ _COLUMNS = {
     "picture_file": pa.string(),
     "picture_offset": pa.int64(),
     "picture_size": pa.int64(),
+    "text_only": pa.bool_(),
     "broken": pa.bool_(),
 }
 
@@ -197,7 +198,7 @@ def _table(records: list[Record]) -> pa.Table:
         values = [record.get(name) for record in records]
         if name in _LISTS:
             values = [value if value is None or isinstance(value, str) else to_json(value) for value in values]
-        if name == "broken":
+        if pa.types.is_boolean(kind):
             values = [bool(value) for value in values]
         elif pa.types.is_string(kind):
             values = [value if is_text(value) else None for value in values]

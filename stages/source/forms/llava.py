@@ -1,7 +1,7 @@
 """LLaVA's JSON (Liu et al. 2023): a list of {id, image, conversations: [{from: human | gpt, value}, ...]}.
 
-The first answer stands as the caption, which is what pictures are scored against. Records without a picture (text-only
-instruction data) stay rows that are dropped.
+The first answer stands as the caption, which is what pictures are scored against. Records without an `image` are
+text-only instruction data: rows that need no picture.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
+from schemas.conversation import IMAGE_TOKEN
 from schemas.errors import InputError
 from stages.source.columns import has_text, is_text, to_json
 from stages.source.forms.base import Record, RecordForm, load_json
@@ -57,10 +58,13 @@ class Llava(RecordForm):
         if not has_text(record["url"]):
             record["url"] = image
         turns = item.get("conversations")
-        if not (is_text(image) and isinstance(turns, list) and turns and all(map(_is_turn, turns))):
+        if not (isinstance(turns, list) and turns and all(map(_is_turn, turns))):
+            return record | {"broken": True}
+        text_only = image is None and not any(IMAGE_TOKEN in turn["value"] for turn in turns)
+        if not (text_only or is_text(image)):
             return record | {"broken": True}
         record["caption"] = next((turn["value"] for turn in turns if turn["from"] == "gpt"), None)
-        return record | {"conversation": to_json(turns)}
+        return record | {"conversation": to_json(turns), "text_only": text_only}
 
 
 def _talks(item: Any) -> bool:

@@ -101,5 +101,31 @@ def make_llava(root: Path) -> Path:
             {"id": "d", "image": "../secret.jpg", "conversations": talk("<image>", "leads out of the folder")},
             {"id": "e", "image": "train/e.jpg", "conversations": "broken"},
             {"id": "f", "image": "http://a/f.jpg", "conversations": talk("<image>", "an address")},
+            {"id": "g", "conversations": talk("<image>\nWhat?", "its picture was forgotten")},
         ],
     )
+
+
+def make_visual_genome(root: Path) -> list[str]:
+    """Two pictures in the layout of visualgenome.org, version 1.2."""
+    site = "https://cs.stanford.edu/people/rak248"
+    images = [
+        {"image_id": 1, "url": f"{site}/VG_100K_2/1.jpg", "width": 800, "height": 600, "coco_id": None},
+        {"image_id": 2, "url": f"{site}/VG_100K/2.jpg", "width": 800, "height": 600, "coco_id": None},
+    ]
+    regions = [
+        {"region_id": 1, "image_id": 1, "phrase": "the clock is green", "x": 421, "y": 57, "width": 82, "height": 139},
+        {"region_id": 2, "image_id": 1, "phrase": "a street with trees", "x": 0, "y": 0, "width": 700, "height": 500},
+    ]
+    clock = {"object_id": 5, "names": ["clock"], "synsets": ["clock.n.01"], "x": 421, "y": 91, "w": 79, "h": 339}
+    pairs = [("What colour is the clock?", "Green."), ("Where is it?", "In the street."), ("Empty?", " ")]
+    questions = [{"qa_id": n, "image_id": 1, "question": q, "answer": a} for n, (q, a) in enumerate(pairs)]
+    other = [{"qa_id": 9, "image_id": 2, "question": "Where is it?", "answer": "On the wall."}]
+    files = {
+        "image_data": images,
+        "region_descriptions": [{"id": 1, "regions": regions}, {"id": 2, "regions": []}],
+        "objects": [{"image_id": 1, "objects": [clock], "image_url": images[0]["url"]}, {"image_id": 2, "objects": []}],
+        "question_answers": [{"id": 1, "qas": questions}, {"id": 2, "qas": other}],
+        "attributes": [{"image_id": 1, "attributes": [{"names": ["clock"], "attributes": ["green"]}]}],
+    }
+    return [str(put(root / f"{name}.json", content)) for name, content in files.items()]

@@ -15,7 +15,17 @@ from schemas.tables import SOURCE
 from stages.run_folder import RunFolder
 from stages.source import Pictures, SourceSettings, count_rows, read_picture, read_source, write_parts
 from stages.tar import tar_bytes
-from tests.stages.source.data import column, make_coco, make_folder, make_llava, make_tar, picture, put, read
+from tests.stages.source.data import (
+    column,
+    make_coco,
+    make_folder,
+    make_llava,
+    make_tar,
+    make_visual_genome,
+    picture,
+    put,
+    read,
+)
 
 GOOD, BAD = None, "bad_row"
 
@@ -151,13 +161,42 @@ def test_coco_names_without_a_place_are_refused_before_work(tmp_path: Path) -> N
 def test_llava_conversations_come_along(tmp_path: Path) -> None:
     path = make_llava(tmp_path)
     rows = read(path, pictures=str(tmp_path / "pictures"))
-    assert column(rows, "reason") == [GOOD, BAD, BAD, BAD, BAD, GOOD]
+    assert column(rows, "reason") == [GOOD, GOOD, BAD, BAD, BAD, GOOD, BAD]
+    assert column(rows, "text_only") == [False, True, False, False, False, False, False]
+    assert rows[1]["url"] is None and rows[1]["caption"] == "text only"
     assert rows[0]["url"] == "train/a.jpg" and rows[0]["caption"] == "a cat"
     assert json.loads(rows[0]["conversation"]) == json.loads(path.read_text())[0]["conversations"]
     assert rows[0]["picture_file"] == str(tmp_path / "pictures/train/a.jpg")
-    assert column(rows, "picture_file")[3:] == [None, str(tmp_path / "pictures/train/e.jpg"), None]
+    assert column(rows, "picture_file")[3:] == [None, str(tmp_path / "pictures/train/e.jpg"), None, None]
     assert rows[5]["url"] == "http://a/f.jpg"
-    assert column(rows, "conversation")[1:5] == [None] * 4
+    assert column(rows, "conversation")[2:5] == [None] * 3
+
+
+def test_text_only_conversations_alone_need_no_pictures(tmp_path: Path) -> None:
+    talk = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "text only"}]
+    rows = read(put(tmp_path / "t.json", [{"id": "a", "conversations": talk}, {"id": "b", "conversations": talk}]))
+    assert column(rows, "text_only") == [True, True] and column(rows, "reason") == [GOOD, GOOD]
+    assert len(set(column(rows, "sample_id"))) == 2
+
+
+def test_visual_genome_is_joined_by_picture(tmp_path: Path) -> None:
+    files = make_visual_genome(tmp_path)
+    for table in (files, files[::-1], str(tmp_path / "*.json")):
+        rows = read(table, form="visual_genome", pictures=str(tmp_path))
+        assert column(rows, "picture_file") == [f"{tmp_path}/VG_100K_2/1.jpg", f"{tmp_path}/VG_100K/2.jpg"]
+        assert rows[0]["url"] == "https://cs.stanford.edu/people/rak248/VG_100K_2/1.jpg"
+        assert rows[0]["captions"] == ["a street with trees", "the clock is green"]
+        assert rows[0]["boxes"] == [{"label": "clock", "x": 421, "y": 91, "w": 79, "h": 339}]
+        assert [turn["value"] for turn in json.loads(rows[0]["conversation"])] == [
+            "<image>\nWhat colour is the clock?", "Green.", "Where is it?", "In the street."]  # fmt: skip
+        assert rows[1]["caption"] == "On the wall." and rows[1]["boxes"] == []
+        assert column(rows, "reason") == [GOOD, GOOD]
+    alone = read(files[0], form="visual_genome")
+    assert column(alone, "reason") == [BAD, BAD] and column(alone, "boxes") == [None, None]
+    with pytest.raises(InputError, match="no entry of .*image_data.json has them"):
+        read(files[1], form="visual_genome")
+    with pytest.raises(InputError, match="box_form"):
+        read(files, form="visual_genome", box_form="xyxy")
 
 
 @pytest.mark.parametrize("form", ["folder", "webdataset", "llava"])
