@@ -214,7 +214,8 @@ def prepare(line: Line) -> None:
 def export_llava_json(run: RunFolder) -> Any:
     """Writes RUN/llava.json: every training conversation in LLaVA's form; pictures are named by their key.
 
-    The pictures lie in the shards under those names: `tar -xf RUN/shards/train-000000.tar`.
+    The pictures lie in the shards under those names: `tar -xf RUN/shards/train-000000.tar`. What is about no picture
+    names none.
     """
     from schemas.conversation import Conversation
 
