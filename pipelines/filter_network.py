@@ -10,14 +10,15 @@ import json
 import logging
 from typing import Any
 
-from models.clip import ClipSettings, load_clip
+from models.clip import ClipModel, ClipSettings, load_clip
 from models.compat import use_cores
 from pipelines.line import Counts, Line, prepare, stages_until
 from pipelines.recipe import Recipe
 from schemas.vocabulary import Stage
+from stages.feed.reader import PackReader
 from stages.run_folder import WHOLE, RunFolder, work_key
 from stages.select import SelectSettings
-from stages.select.filter_network import STEP, filter_run, held_out_auroc, scoring_clip
+from stages.select.filter_network import STEP, caption_auroc, filter_run, scoring_clip
 from stages.select.settings import ClipFilterSettings
 
 log = logging.getLogger("sluice")
@@ -60,8 +61,24 @@ def train_filter_network(line: Line) -> Counts:
     log.info("filter: training %s on trusted pairs, in %s", recipe.select.clip.model, inner.run.root)
     prepare(inner)
     for name, function in stages_until(Stage.TRAIN):
-        inner.results[name] = function(inner)
+        if name != Stage.INSTRUCT:  # what is trained reads captions, not conversations
+            inner.results[name] = function(inner)
     return _measured(line.run, inner.run, line.recipe.select.clip)
+
+
+def held_out_auroc(run: RunFolder, clip: ClipModel, batch_size: int = 128) -> float | None:
+    """How well `clip` tells right captions from wrong ones on the pairs that `run` held out of training.
+
+    Returns:
+        See `caption_auroc`; None where fewer than two pairs were held out.
+    """
+    reader = PackReader(run, ["val"])
+    if len(reader) < 2:
+        return None
+    samples = reader.map(reader.read, range(len(reader)))
+    return caption_auroc(
+        clip, [each.jpeg for each in samples], [each.record["caption"] for each in samples], batch_size
+    )
 
 
 def _measured(run: RunFolder, inner: RunFolder, clip: ClipFilterSettings) -> Counts:

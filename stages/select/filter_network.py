@@ -19,7 +19,6 @@ from pydantic import Field
 from models.clip import ClipModel, ClipSettings
 from schemas.errors import SluiceError
 from schemas.settings import Settings
-from stages.feed.reader import PackReader
 from stages.run_folder import RunFolder
 from stages.source.settings import SourceSettings
 from stages.store import fetched
@@ -94,21 +93,6 @@ def scoring_clip(run: RunFolder, clip: ClipFilterSettings) -> ClipFilterSettings
     if not inner.is_local:
         weights = _local_copy(weights, inner.local_path(f"{manifest['outputs'][final_file(STEP)]}.safetensors"))
     return clip.model_copy(update={"pretrained": str(weights)})
-
-
-def held_out_auroc(run: RunFolder, clip: ClipModel, batch_size: int = 128) -> float | None:
-    """How well `clip` tells right captions from wrong ones on the pairs that `run` held out of training.
-
-    Returns:
-        See `caption_auroc`; None where fewer than two pairs were held out.
-    """
-    reader = PackReader(run, ["val"])
-    if len(reader) < 2:
-        return None
-    samples = reader.map(reader.read, range(len(reader)))
-    return caption_auroc(
-        clip, [each.jpeg for each in samples], [each.record["caption"] for each in samples], batch_size
-    )
 
 
 def caption_auroc(

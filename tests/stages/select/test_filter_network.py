@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from models.clip import load_clip, save_clip
-from pipelines.filter_network import filter_recipe
+from pipelines.filter_network import filter_recipe, held_out_auroc
 from pipelines.recipe import Recipe, parse_recipe
 from schemas.errors import InputError, SluiceError
 from stages.acquire import acquire_place
@@ -25,7 +25,7 @@ from stages.embed import EmbedWork
 from stages.feed import ShardWork, write_plan
 from stages.run_folder import RunFolder
 from stages.select import write_decisions
-from stages.select.filter_network import auroc, filter_run, held_out_auroc, scoring_clip
+from stages.select.filter_network import auroc, filter_run, scoring_clip
 from stages.source import write_parts
 from stages.train.work import StepWork
 
