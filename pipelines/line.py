@@ -254,10 +254,8 @@ def start_ray(recipe: Recipe) -> None:
     else:
         ray.init(num_cpus=settings.num_cpus, include_dashboard=False, log_to_driver=False,
                  logging_level=logging.ERROR, configure_logging=False)  # fmt: skip
-    context = ray.data.DataContext.get_current()
-    for name in ("ray", "ray.data", "ray.train"):
+    for name in ("ray", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    context.target_max_block_size = None  # a block is a part and stays whole
 
 
 def _stream(name: str, line: Line, places: list[Place]) -> None:
