@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import faiss
 import numpy as np
@@ -50,43 +51,62 @@ class Clusters:
         return (self.members[start:end] for start, end in zip(self.starts[:-1], self.starts[1:], strict=True))
 
 
+@dataclass(frozen=True)
+class Centres:
+    """Centres of clusters, less the mean of all vectors.
+
+    CLIP's vectors lie in a narrow cone. What is common to all of them tells nothing apart, and a centre that is near
+    it would draw rows from everywhere.
+
+    Attributes:
+        mean: float32 [dim].
+        cells: float32 [k, dim], k at least 1, of each cell of the upper level; not of length 1.
+    """
+
+    mean: np.ndarray
+    cells: list[np.ndarray]
+
+    def where(self, keep: np.ndarray) -> Centres:
+        """Those for which `keep` is true, in the order of the cells; cells that have none left are left out."""
+        edges = np.cumsum([0, *(len(cell) for cell in self.cells)])
+        kept = [cell[keep[start:end]] for cell, (start, end) in zip(self.cells, pairwise(edges), strict=True)]
+        return Centres(self.mean, [cell for cell in kept if len(cell)])
+
+
 def one_cluster(rows: np.ndarray) -> Clusters:
     """All of `rows` together: what comparing all with all takes."""
     return Clusters(np.array([0, len(rows)]), rows)
 
 
-def cluster_centres(vectors: np.ndarray, rows: np.ndarray) -> list[np.ndarray]:
+def learn_centres(vectors: np.ndarray, rows: np.ndarray) -> Centres:
     """Learns centres by k-means (faiss) on evenly spaced ones of `rows`.
 
     Args:
         vectors: floating [n, dim] of length 1.
         rows: int64, those that are to be put into clusters; more than `ROWS_PER_CLUSTER`.
-
-    Returns:
-        float32 [k, dim] of length 1 for each cell of the upper level; the cell's own centre is their mean.
     """
     clusters = math.ceil(len(rows) / ROWS_PER_CLUSTER)
     learned = min(len(rows), clusters * _LEARNED_FROM)
-    sample = _whole(vectors[rows[np.linspace(0, len(rows) - 1, learned).astype(np.int64)]]).numpy()
+    sample = vectors[rows[np.linspace(0, len(rows) - 1, learned).astype(np.int64)]].astype(np.float32)
+    mean = sample.mean(axis=0, dtype=np.float64).astype(np.float32)
+    whole = _whole(sample - mean).numpy()
     cells = math.isqrt(clusters)
-    home = np.argmax(sample @ _whole(_kmeans(sample, cells)).numpy().T, axis=1)
-    within = [sample[home == cell] for cell in range(cells)]
-    return [_kmeans(part, math.ceil(clusters * len(part) / learned)) for part in within if len(part)]
+    home = np.argmax(whole @ _whole(_unit(_kmeans(whole, cells))).numpy().T, axis=1)
+    within = [whole[home == cell] for cell in range(cells)]
+    found = [_kmeans(part, math.ceil(clusters * len(part) / learned)) / _SCALE for part in within if len(part)]
+    return Centres(mean, found)
 
 
-def to_clusters(vectors: np.ndarray, rows: np.ndarray, centres: list[np.ndarray], device: str) -> Clusters:
-    """Puts each of `rows` into the `COPIES` clusters with the highest cosine among the `_PROBED` nearest cells'.
-
-    Args:
-        centres: of each cell, float32 [k, dim] of length 1, k at least 1 (see `cluster_centres`).
-    """
-    upper = _whole(_unit(np.stack([cell.mean(axis=0) for cell in centres]))).to(device)
-    lower = [_whole(cell).to(device) for cell in centres]
-    first = np.cumsum([0, *(len(cell) for cell in centres)])
-    probed, copies = min(_PROBED, len(centres)), min(COPIES, int(first[-1]))
+def to_clusters(vectors: np.ndarray, rows: np.ndarray, centres: Centres, device: str) -> Clusters:
+    """Puts each of `rows` into the `COPIES` clusters of the nearest directions, among the `_PROBED` nearest cells'."""
+    directions = [_unit(cell) for cell in centres.cells]
+    upper = _whole(_unit(np.stack([cell.mean(axis=0) for cell in directions]))).to(device)
+    lower = [_whole(cell).to(device) for cell in directions]
+    first = np.cumsum([0, *(len(cell) for cell in lower)])
+    probed, copies = min(_PROBED, len(lower)), min(COPIES, int(first[-1]))
     found = np.empty((len(rows), copies), np.int32)
     for start in range(0, len(rows), _BLOCK_ROWS):
-        block = _whole(vectors[rows[start : start + _BLOCK_ROWS]]).to(device)
+        block = _whole(vectors[rows[start : start + _BLOCK_ROWS]].astype(np.float32) - centres.mean).to(device)
         near = (block @ upper.T).topk(probed, dim=1).indices
         score = torch.full((len(block), probed, copies), -torch.inf, device=device)
         cluster = torch.full((len(block), probed, copies), -1, dtype=torch.int32, device=device)
@@ -105,16 +125,16 @@ def to_clusters(vectors: np.ndarray, rows: np.ndarray, centres: list[np.ndarray]
 
 
 def _kmeans(sample: np.ndarray, clusters: int) -> np.ndarray:
-    """Centres of length 1, float32 [clusters, dim]. `sample` holds whole numbers, and so do the centres on the way."""
+    """Means, float32 [clusters, dim]. `sample` holds whole numbers, and so do the means."""
     options = {"niter": _ROUNDS, "seed": 1, "int_centroids": True, "min_points_per_centroid": 1}
     means = faiss.Kmeans(sample.shape[1], min(clusters, len(sample)), max_points_per_centroid=256, **options)
     means.train(sample)
-    return _unit(np.asarray(means.centroids))
+    return np.asarray(means.centroids)
 
 
 def _whole(vectors: np.ndarray) -> torch.Tensor:
     """float32 of whole numbers."""
-    return torch.from_numpy(vectors).float().mul(_SCALE).round_()
+    return torch.from_numpy(vectors).mul(_SCALE).round_()
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

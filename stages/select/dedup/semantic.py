@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import numpy as np
 import torch
 
 from models.compat import use_cores
-from stages.select.dedup.clusters import Clusters, cluster_centres, one_cluster, to_clusters
+from stages.select.dedup.clusters import Clusters, learn_centres, one_cluster, to_clusters
 from stages.select.dedup.link import Link, join, to_kept
 
 #: Up to this many samples every vector is compared with every other; beyond it only within its clusters.
@@ -222,12 +221,11 @@ def _take_nearest(
 def _clusters(vectors: np.ndarray, rows: np.ndarray, min_cosine: float) -> Clusters:
     if len(rows) <= FLAT_LIMIT:
         return one_cluster(rows)
-    centres = cluster_centres(vectors, rows)
+    centres = learn_centres(vectors, rows)
     # Centres as near each other as duplicates would cut a crowd of duplicates to pieces.
-    lone = semantic_duplicates(np.concatenate(centres), min_cosine) < 0
-    edges = np.cumsum([0, *(len(cell) for cell in centres)])
-    left = [cell[lone[start:end]] for cell, (start, end) in zip(centres, pairwise(edges), strict=True)]
-    return to_clusters(vectors, rows, [cell for cell in left if len(cell)], _device())
+    whole = np.concatenate(centres.cells) + centres.mean
+    lone = semantic_duplicates(whole, min_cosine) < 0
+    return to_clusters(vectors, rows, centres.where(lone), _device())
 
 
 def _look_over(vectors: np.ndarray, apart: int) -> tuple[np.ndarray, np.ndarray]:

@@ -75,10 +75,12 @@ def test_every_row_stands_in_its_nearest_clusters() -> None:
     rng = np.random.default_rng(2)
     vectors = _planted(rng, 5000, 10, 0.9)
     rows = np.flatnonzero(rng.random(5000) < 0.8)
-    centres = clusters.cluster_centres(vectors, rows)
+    centres = clusters.learn_centres(vectors, rows)
     found = clusters.to_clusters(vectors, rows, centres, "cpu")
-    assert np.bincount(found.members, minlength=5000)[rows].tolist() == [min(5, sum(map(len, centres)))] * len(rows)
-    score = vectors.astype(np.float32) @ np.concatenate(centres).T
+    assert np.bincount(found.members, minlength=5000)[rows].tolist() == [min(5, sum(map(len, centres.cells)))] * len(
+        rows
+    )
+    score = (vectors.astype(np.float32) - centres.mean) @ _unit(np.concatenate(centres.cells)).T
     nearest = score.argmax(axis=1)
     inside = [set(members.tolist()) for members in found]
     assert np.mean([row in inside[nearest[row]] for row in rows]) > 0.99
