@@ -105,16 +105,23 @@ def histogram_chart(
     )
 
 
-def line_chart(series: Sequence[tuple[str, Sequence[float], Sequence[float]]], x_label: str, y_label: str) -> Chart:
+def line_chart(
+    series: Sequence[tuple[str, Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    marker: tuple[float, str] | None = None,
+) -> Chart:
     """Lines over one axis.
 
     Args:
         series: (name, x, y), each with a point at least.
+        marker: a place on the axis that is marked by a line, and what stands beside it.
     """
     all_x, all_y = np.concatenate([x for _, x, _ in series]), np.concatenate([y for _, _, y in series])
     floor = 0.0 if 0 <= all_y.min() < all_y.max() * 0.6 else float(all_y.min())
     y_values = tick_values(floor, float(all_y.max()))
-    left, right = float(all_x.min()), float(max(all_x.max(), all_x.min() + 1))
+    left, right = float(all_x.min()), float(all_x.max())
+    right = right if right > left else left + 1
     lines = []
     for number, (name, x, y) in enumerate(series):
         every = math.ceil(len(x) / _MOST_POINTS)
@@ -132,6 +139,7 @@ def line_chart(series: Sequence[tuple[str, Sequence[float], Sequence[float]]], x
         x_ticks=_ticks(left, right, tick_values(left, right, 6)),
         y_ticks=_ticks(y_values[0], y_values[-1], y_values),
         lines=lines,
+        marker=None if marker is None else Tick(_percent(marker[0], left, right), marker[1]),
         legend=[(line.name, line.style) for line in lines],
     )
 

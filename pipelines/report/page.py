@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.recipe import Recipe
 from pipelines.report.material import Material
+from pipelines.report.sections.contamination import contamination
 from pipelines.report.sections.conversations import conversations
 from pipelines.report.sections.duplicates import duplicates
 from pipelines.report.sections.evaluation import evaluation
@@ -18,6 +19,7 @@ from pipelines.report.sections.gallery import gallery
 from pipelines.report.sections.headline import headline
 from pipelines.report.sections.provenance import provenance
 from pipelines.report.sections.scores import scores
+from pipelines.report.sections.thresholds import thresholds
 from pipelines.report.sections.training import training
 from stages.run_folder import RunFolder
 from stages.store import write_atomically
@@ -33,8 +35,10 @@ _SECTIONS: list[tuple[str, str, str, Callable[[Material], Any]]] = [
     ("funnel", "What was kept, and why the rest was not", "select", funnel),
     ("evaluation", "What the model can do", "evaluate", evaluation),
     ("scores", "CLIP scores", "select", scores),
+    ("thresholds", "What each threshold drops", "select", thresholds),
     ("gallery", "Kept and dropped pictures", "acquire", gallery),
     ("duplicates", "Duplicates", "select", duplicates),
+    ("contamination", "What is near evaluation sets", "select", contamination),
     ("conversations", "Conversations as the model sees them", "instruct", conversations),
     ("training", "Training", "train", training),
 ]
@@ -62,6 +66,7 @@ def render(material: Material) -> str:
     )
     environment.filters |= {
         "number": _number,
+        "figure": _figure,
         "percent": _percent,
         "points": _points,
         "short": _shorten,
@@ -83,6 +88,7 @@ def _absent(name: str, stage: str, recipe: Recipe) -> str:
     """Why a section is not there."""
     left_out = {
         "evaluation": recipe.evaluate is None and "this recipe has no section evaluate",
+        "contamination": not recipe.select.decontaminate and "this recipe names no evaluation sets",
         "conversations": recipe.model is None and "this recipe trains no language model",
         "training": not recipe.train and "this recipe has no training steps",
     }
@@ -91,6 +97,11 @@ def _absent(name: str, stage: str, recipe: Recipe) -> str:
 
 def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 or value == int(value) else f"{value:,.3g}"
+
+
+def _figure(value: float) -> str:
+    """A measure: with four digits, and whole numbers as such."""
+    return f"{value:,.0f}" if value == int(value) or abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _percent(share: float, digits: int = 1) -> str:

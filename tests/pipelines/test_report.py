@@ -17,6 +17,7 @@ from pathlib import Path
 import imagehash
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
@@ -29,9 +30,13 @@ from models.towers import VisionTower
 from pipelines.line import Line, prepare
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.report import charts, write_report
+from pipelines.report.material import Material
+from pipelines.report.sections.contamination import contamination
+from pipelines.report.sections.duplicates import duplicates
+from pipelines.report.sections.thresholds import thresholds
 from schemas.conversation import Conversation, Turn
 from schemas.identity import digest_bytes, sample_id
-from schemas.tables import CONVERSATIONS, DECISIONS, SAMPLES, SOURCE, vectors
+from schemas.tables import CONTAMINATION, CONVERSATIONS, DECISIONS, LEDGER, SAMPLES, SOURCE, scores, vectors
 from schemas.vocabulary import Reason, State
 from stages.evaluate import Question, score
 from stages.feed.plan import write_plan
@@ -53,9 +58,18 @@ FAILED = {
 #: Row -> why select drops it, and the row that is kept instead.
 REJECTED = {
     4: (Reason.CLIP_SCORE, None), 13: (Reason.CLIP_SCORE, None), 33: (Reason.CLIP_SCORE, None),
-    6: (Reason.CAPTION_BOILERPLATE, None), 20: (Reason.DUPLICATE_EXACT, 0), 35: (Reason.DUPLICATE_PERCEPTUAL, 1),
+    6: (Reason.CAPTION_BOILERPLATE, None), 15: (Reason.AESTHETIC, None), 45: (Reason.AESTHETIC, None),
+    16: (Reason.CONTAMINATED_PICTURE, None), 46: (Reason.CONTAMINATED_TEXT, None),
+    20: (Reason.DUPLICATE_EXACT, 0), 35: (Reason.DUPLICATE_PERCEPTUAL, 1),
     36: (Reason.DUPLICATE_PERCEPTUAL, 1), 40: (Reason.DUPLICATE_SEMANTIC, 2),
 }  # fmt: skip
+#: Key, measure, what it keeps, value, reason: in order.
+THRESHOLDS = [
+    ("rules.min_side_px", "shorter_side_px", "at_least", 32.0, Reason.PICTURE_TOO_SMALL),
+    ("rules.boilerplate", "caption_boilerplate", "at_most", 0.0, Reason.CAPTION_BOILERPLATE),
+    ("clip.keep.min", "clip_score", "at_least", 0.2, Reason.CLIP_SCORE),
+    ("heads.beauty.keep.min", "head_beauty", "at_least", 4.0, Reason.AESTHETIC),
+]
 
 
 def make_recipe(folder: Path) -> Recipe:
@@ -71,7 +85,9 @@ def make_recipe(folder: Path) -> Recipe:
     data = {
         "name": "small",
         "source": {"table": "urls.parquet"},
-        "select": {"clip": {"keep": {"min": 0.2}}},
+        "select": {"clip": {"keep": {"min": 0.2}}, "dedup": {"perceptual": {}, "semantic": {}},
+                   "decontaminate": [{"name": "held", "pictures": "held", "questions": "held.txt"},
+                                     {"name": "other", "pictures": "other"}]},
         "instruct": {"kinds": kinds, "endpoint": endpoint},
         "feed": {"tokens_per_pack": 512, "holdout": 0.2},
         "model": {"vision": {"pretrained": "none"},
@@ -96,7 +112,7 @@ def make_run(folder: Path, until: str = "evaluate") -> RunFolder:
     if until == "source":
         return run
     table = pa.Table.from_pylist([_row(number)["decision"] for number in range(PARTS * ROWS)], DECISIONS)
-    run.commit("select", "all", "key", {"decisions.parquet": table, "select.json": b'{"threshold": 0.2}'}, {})
+    run.commit("select", "all", "key", {"decisions.parquet": table, **_selected()}, {})
     if until in ("feed", "evaluate"):
         for part in range(PARTS):
             ShardWork(run, recipe.feed, recipe.model).process(part)
@@ -142,13 +158,43 @@ def _row(number: int) -> dict:
     why, keeper = REJECTED.get(number, (reason, None))
     if why is Reason.CLIP_SCORE:
         cosine = 0.05 * (number % 4)
+    measured = {"shorter_side_px": scene.picture.height, "clip_score": cosine,
+                "caption_boilerplate": float(why is Reason.CAPTION_BOILERPLATE),
+                "head_beauty": 3.0 if why is Reason.AESTHETIC else 5 + number / 60}  # fmt: skip
     decision = {
         "sample_id": identity, "row": number, "part": number // ROWS, "stage": why and why.info.stage.value,
         "state": State.DROPPED if why else State.KEPT, "reason": why and why.value,
         "duplicate_of": None if keeper is None else _row(keeper)["source"]["sample_id"],
         "clip_score": cosine if jpeg else None, "split": None if why else "val" if number % 5 == 2 else "train",
     }  # fmt: skip
-    return {"source": source, "sample": sample, "jpeg": jpeg, "decision": decision, "scene": scene}
+    return {"source": source, "sample": sample, "jpeg": jpeg, "decision": decision, "scene": scene,
+            "measured": measured if jpeg else {}}  # fmt: skip
+
+
+def _selected() -> dict[str, pa.Table | bytes]:
+    """What select commits besides its decisions: thresholds that agree with them."""
+    rows = [_row(number) for number in range(PARTS * ROWS)]
+    names = list(dict.fromkeys(measure for _, measure, *_ in THRESHOLDS))
+    identity = [{"sample_id": row["source"]["sample_id"], "row": row["source"]["row"]} for row in rows]
+    measured = [row["measured"] for row in rows]
+    table = pa.Table.from_pylist([one | two for one, two in zip(identity, measured, strict=True)], scores(names))
+    asked, left = [], [row for row in rows if row["jpeg"]]
+    for name, measure, keeps, value, reason in THRESHOLDS:
+        gone = [row for row in left if row["decision"]["reason"] == reason.value]
+        asked.append({"name": name, "measure": measure, "keeps": keeps, "value": value, "reason": reason.value,
+                      "reached": len(left), "dropped": len(gone)})  # fmt: skip
+        left = [row for row in left if row not in gone]
+    hits = [(16, "held", "a/b.png", "perceptual", 3), (16, "held", "a/c.png", "semantic", 0.983),
+            (46, "held", EVIL, "text", 1)]  # fmt: skip
+    columns = [
+        [_row(row)["source"]["sample_id"] for row, *_ in hits],
+        *([hit[at] for hit in hits] for at in range(1, 5)),
+    ]
+    return {
+        "select.json": json.dumps({"threshold": 0.2, "thresholds": asked}).encode(),
+        "scores.parquet": table,
+        "contamination.parquet": pa.table(columns, CONTAMINATION),
+    }
 
 
 def _commit_part(run: RunFolder, part: int, rows: list[dict], with_conversations: bool) -> list[Conversation]:
@@ -304,8 +350,98 @@ def test_text_from_the_web_stays_text(page: Page) -> None:
 def test_every_picture_and_chart_has_a_description(page: Page) -> None:
     assert all(image["alt"] for image in page.all("img"))
     described = [each for each in page.all("div") if each.get("role") == "img"]
-    assert len(described) == 5  # scores; loss and rates of two steps
+    assert len(described) == 8  # scores; three thresholds; loss and rates of two steps
     assert all(each["aria-label"] for each in described)
+
+
+def test_a_curve_tells_what_another_threshold_would_keep(run: RunFolder) -> None:
+    data = thresholds(Material(run))
+    kept = [_row(number)["measured"] for number in range(PARTS * ROWS) if _row(number)["decision"]["state"] == "kept"]
+    came = [_row(number)["measured"] for number in (4, 13, 33)]
+    line = next(line for line in data["lines"] if line["name"] == "clip.keep.min")
+    assert (line["reached"], line["dropped"], line["alone"], line["half"]) == (53, 3, 3, False)
+    heights = [100 - float(point.split(",")[1]) for point in line["chart"].lines[0].points.split()]
+    measured = sorted(row["clip_score"] for row in kept + came)
+    assert len(heights) == len(set(np.float32(measured))) + 1  # every score, and where the threshold is set
+    scale = heights[0] / len(measured)
+    assert [round(height / scale) for height in heights[2:5]] == [len(kept), len(kept), len(kept) - 1]
+    assert line["chart"].marker.label == "0.2"
+    assert next(line for line in data["lines"] if line["name"] == "rules.boilerplate")["chart"] is None
+
+
+def test_both_sides_of_a_threshold_show_the_nearest_rows(run: RunFolder) -> None:
+    sides = {side["name"]: side for side in thresholds(Material(run))["sides"]}
+    assert list(sides) == ["clip.keep.min", "heads.beauty.keep.min"]
+    rows = [_row(number) for number in range(PARTS * ROWS)]
+    kept = sorted(row["measured"]["clip_score"] for row in rows if row["decision"]["state"] == "kept")[:3]
+    clip = sides["clip.keep.min"]
+    assert [value for _, value in clip["kept"]] == pytest.approx(kept)
+    assert [value for _, value in clip["dropped"]] == pytest.approx([0.05, 0.05, 0.0])
+    assert {row.reason for row, _ in clip["dropped"]} == {"clip_score"}
+
+
+def test_a_threshold_that_drops_more_than_half_is_flagged(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "select")
+    assert "over half" not in Page(run).text
+    facts = json.loads(run.path("select.json").read_text())
+    facts["thresholds"][2] |= {"reached": 53, "dropped": 27}
+    run.path("select.json").write_text(json.dumps(facts))
+    page = Page(run)
+    assert "50.9 % over half" in page.text
+    assert "1 of them drops more than half of what reaches it" in page.text
+
+
+def test_runs_of_before_thresholds_were_kept_have_no_section_of_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "select")
+    for name in ("scores", "contamination"):
+        run.path(f"{name}.parquet").unlink()
+    run.path("select.json").write_text('{"threshold": 0.2}')
+    material = Material(run)
+    assert thresholds(material) is None
+    assert contamination(material) is None
+    assert "Kept and dropped pictures" in Page(run).text
+
+
+def test_every_hit_of_an_evaluation_set_is_listed(page: Page) -> None:
+    part = page.text[page.text.index("Compared with held, other") :]
+    part = part[: part.index("Conversations as the model sees them")]
+    assert "2 samples are near them and left out (3 hits)" in part
+    for text in ("3 of 64 bits differ", "a/b.png", "cosine 0.983", "a/c.png", "1 run of 8 words shared", EVIL):
+        assert text in part
+
+
+def test_the_kept_duplicate_says_why_it_is_kept(page: Page) -> None:
+    part = page.text[page.text.index("rows were dropped for 3 kept ones") :]
+    assert any(why in part for why in ("the highest CLIP score", "more pixels", "the earlier row"))
+
+
+def test_a_mirrored_duplicate_is_told_as_one(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "select")
+    path = run.table_path("samples", 0)
+    samples = pq.read_table(path).to_pylist()
+    kept, other = samples[7], samples[9]
+    kept["phash_variants"] = [int(other["phash"], 16), 0, 0]
+    other["phash_variants"] = [int(kept["phash"], 16), 0, 0]
+    kept["thumbnail"] = other["thumbnail"] = bytes(640)
+    pq.write_table(pa.Table.from_pylist(samples, SAMPLES), path)
+    path = run.table_path("ledger", 0)
+    ledger = pq.read_table(path).to_pylist()
+    ledger[9] |= {"state": "dropped", "reason": "duplicate_perceptual", "duplicate_of": ledger[7]["sample_id"]}
+    pq.write_table(pa.Table.from_pylist(ledger, LEDGER), path)
+    groups = duplicates(Material(run))["groups"]
+    dropped = next(each for group in groups for each in group["dropped"] if each.row.row == 9)
+    assert (dropped.bits, dropped.seen, dropped.direct) == (0, "mirrored", True)
+
+
+def test_what_an_earlier_run_kept_is_named(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "select")
+    path = run.table_path("ledger", 0)
+    ledger = pq.read_table(path).to_pylist()
+    ledger[20]["duplicate_of"] = "f" * 64
+    pq.write_table(pa.Table.from_pylist(ledger, LEDGER), path)
+    text = Page(run).text
+    assert "in an earlier run" in text
+    assert "f" * 64 in text
 
 
 def test_duplicates_stand_beside_the_kept_one(page: Page) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 from pipelines.report.material import Material
 from pipelines.report.rows import Shown
+from pipelines.report.sections.contamination import CONTAMINATED
 from pipelines.report.sections.duplicates import DUPLICATES
 from schemas.vocabulary import Reason, Stage, State
 from stages.ledger import funnel
 
 _KEPT_PICTURES = 10
-_DROPPED_PICTURES = 5
+_DROPPED_PICTURES = 4
 _FAILED_ROWS = 2
 
 
@@ -32,7 +33,8 @@ class Dropped:
 def gallery(material: Material) -> dict[str, Any] | None:
     """Kept rows, and dropped ones by reason: with their pictures, or with what was answered instead.
 
-    Duplicates are left to `duplicates`, where they stand beside the kept ones.
+    Duplicates are left to `duplicates`, where they stand beside the kept ones, and what is near evaluation sets to
+    `contamination`.
     """
     if not material.has_ledger:
         return None
@@ -40,7 +42,7 @@ def gallery(material: Material) -> dict[str, Any] | None:
     chosen: list[tuple[Reason, int, list[str]]] = []
     for line in funnel(material.run)[1:]:
         reason = Reason(line["reason"])
-        if reason in DUPLICATES:
+        if reason in DUPLICATES or (reason in CONTAMINATED and material.recipe.select.decontaminate):
             continue
         number = _DROPPED_PICTURES if reason.info.stage not in (Stage.SOURCE, Stage.ACQUIRE) else _FAILED_ROWS
         chosen.append((reason, line["rows"], material.rows.spread(material.rows.dropped_for(reason.value), number)))
