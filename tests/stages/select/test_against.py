@@ -24,7 +24,7 @@ def _settings(**dedup) -> SelectSettings:
     return SelectSettings.model_validate({"dedup": DEDUP | dedup})
 
 
-def _run(folder: Path, seed: int, count: int, cut: int | None = None, **changes) -> RunFolder:
+def make_run(folder: Path, seed: int, count: int, cut: int | None = None, **changes) -> RunFolder:
     """A run that is acquired and embedded. `changes`: column -> {row: value}; "vector" among them."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(count, DIM))
@@ -48,7 +48,8 @@ def _run(folder: Path, seed: int, count: int, cut: int | None = None, **changes)
     edges = [0, count] if cut is None else [0, cut, count]
     for part, (begin, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         samples = pa.Table.from_pylist(rows[begin:end], SAMPLES)
-        source = samples.select(["sample_id"])
+        captions = pa.array([[caption] for caption in samples["caption"].to_pylist()], pa.list_(pa.string()))
+        source = samples.select(["sample_id"]).append_column("captions", captions)
         run.commit("source", part, "k", {f"source/{part:05d}.parquet": source}, {"rows": end - begin})
         run.commit("acquire", part, "k", {f"samples/{part:05d}.parquet": samples}, {})
         schema = vectors_schema(DIM)
@@ -77,11 +78,11 @@ def _vector(seed: int, count: int, row: int) -> np.ndarray:
 @pytest.mark.parametrize("cut", [None, 3])
 def test_what_comes_in_goes_for_what_was_kept_before(tmp_path: Path, cut: int | None) -> None:
     # In the first run row 5 goes for row 4, so that only row 4 counts afterwards.
-    first = _run(tmp_path / "first", 1, 6, cut, sha256={5: f"{1:032x}{4:032x}"})
+    first = make_run(tmp_path / "first", 1, 6, cut, sha256={5: f"{1:032x}{4:032x}"})
     assert [reason for reason, _ in _decided(first, _settings())] == [None] * 5 + ["duplicate_exact"]
     hashes = pa.concat_tables([pq.read_table(path) for path in sorted(first.path("samples").glob("*.parquet"))])
     near = f"{int(hashes['phash'][1].as_py(), 16) ^ 0b101:016x}"
-    second = _run(
+    second = make_run(
         tmp_path / "second", 2, 6,
         sha256={0: f"{1:032x}{4:032x}"}, phash={1: near, 5: hashes["phash"][5].as_py()},
         vector={2: _vector(1, 6, 2) + 0.01, 4: _vector(2, 6, 3) + 0.01},
@@ -99,26 +100,29 @@ def test_what_comes_in_goes_for_what_was_kept_before(tmp_path: Path, cut: int | 
 
 def test_earlier_rows_stay_though_they_are_near_each_other(tmp_path: Path) -> None:
     near = {row: _vector(1, 4, 0) + 0.01 * row for row in range(3)}
-    first = _run(tmp_path / "first", 1, 4, vector=near)
+    first = make_run(tmp_path / "first", 1, 4, vector=near)
     loose = SelectSettings.model_validate({"dedup": {"exact": False}})
     assert _decided(first, loose) == [(None, None)] * 4
-    second = _run(tmp_path / "second", 2, 2, vector={0: _vector(1, 4, 0) + 0.02})
+    second = make_run(tmp_path / "second", 2, 2, vector={0: _vector(1, 4, 0) + 0.02})
     assert _decided(second, _settings(against=[str(first.root)])) == [
         ("duplicate_semantic", f"{1:016x}{2:016x}"), (None, None),
     ]  # fmt: skip
 
 
 def test_a_change_of_the_earlier_run_is_seen(tmp_path: Path) -> None:
-    first, second = _run(tmp_path / "first", 1, 3), _run(tmp_path / "second", 2, 3, sha256={0: f"{1:032x}{0:032x}"})
+    first, second = (
+        make_run(tmp_path / "first", 1, 3),
+        make_run(tmp_path / "second", 2, 3, sha256={0: f"{1:032x}{0:032x}"}),
+    )
     settings = _settings(against=[str(first.root)])
     _decided(first, _settings())
     assert _decided(second, settings)[0][0] == "duplicate_exact"
-    _decided(_run(tmp_path / "first", 7, 3), _settings())
+    _decided(make_run(tmp_path / "first", 7, 3), _settings())
     assert _decided(second, settings)[0][0] is None
 
 
 def test_an_earlier_run_that_cannot_be_compared_is_refused(tmp_path: Path) -> None:
-    first, second = _run(tmp_path / "first", 1, 3), _run(tmp_path / "second", 2, 3)
+    first, second = make_run(tmp_path / "first", 1, 3), make_run(tmp_path / "second", 2, 3)
     settings = _settings(against=[str(first.root)])
     with pytest.raises(InputError, match=r"^select.dedup.against: \S+first has not come through select"):
         write_decisions(second, settings, 0.0, 0)

@@ -21,8 +21,11 @@ from stages.acquire.settings import AcquireSettings
 from stages.run_folder import RunFolder
 from stages.select.candidates import Candidates
 from stages.select.contamination import ask_contamination
+from stages.select.decide import write_decisions
 from stages.select.evaluation_sets import EvaluationSet, evaluation_content, read_sets
 from stages.select.ngrams import shared_ngrams
+from stages.select.settings import SelectSettings
+from tests.stages.select.test_against import DIM, make_run
 
 CLIP = ClipSettings()
 
@@ -159,6 +162,38 @@ def test_a_folder_is_read_once_and_again_when_it_changes(tmp_path: Path, folder:
     _drawn(3).save(folder / "c.png")
     assert evaluation_content([one]) != content
     assert read_sets(run, [one], CLIP)[0].pictures["item"].to_pylist() == ["a.png", "c.png", "more/b.jpg"]
+
+
+def test_a_run_says_what_was_near_and_decides_again_when_a_set_changes(tmp_path: Path) -> None:
+    questions = tmp_path / "questions.txt"
+    questions.write_text("how many red apples lie on the table")
+    run = make_run(tmp_path / "run", 1, 4, cut=2, caption={2: "red apples lie on the table, and pears"})
+    sets = [{"name": "held", "questions": str(questions), "ngram": 5}]
+    asked = SelectSettings.model_validate({"decontaminate": sets})
+    assert write_decisions(run, asked, 0, 0) == {"kept": 3, "contaminated_text": 1}
+    hits = pq.read_table(run.path("contamination.parquet")).to_pylist()
+    assert [(hit["sample_id"], hit["set"], hit["by"], hit["value"]) for hit in hits] == [
+        (f"{1:016x}{2:016x}", "held", "text", 2.0)
+    ]
+    assert pq.read_table(run.path("decisions.parquet"))["reason"].to_pylist()[2] == "contaminated_text"
+    questions.write_text("how many green apples lie in the basket")
+    assert write_decisions(run, asked, 0, 0) == {"kept": 4}
+    assert pq.read_table(run.path("contamination.parquet")).num_rows == 0
+
+
+def test_a_run_serves_as_a_set(tmp_path: Path) -> None:
+    held = make_run(tmp_path / "held", 1, 3)
+    theirs = held.read_table("samples")["phash"].to_pylist()
+    near = np.random.default_rng(1).normal(size=(3, DIM))[1] + 0.01
+    run = make_run(tmp_path / "run", 2, 4, phash={0: theirs[0]}, vector={1: near})
+    asked = {"decontaminate": [{"name": "held", "pictures": str(held.root)}]}
+    assert write_decisions(run, SelectSettings.model_validate(asked), 0, 0) == {"kept": 2, "contaminated_picture": 2}
+    hits = pq.read_table(run.path("contamination.parquet")).to_pylist()
+    ids = [f"{1:016x}{row:016x}" for row in range(2)]
+    assert [(hit["item"], hit["by"]) for hit in hits] == [(ids[0], "perceptual"), (ids[1], "semantic")]
+    other = SelectSettings.model_validate(asked | {"clip": {"resize_mode": "longest"}})
+    with pytest.raises(InputError, match="decontaminate.held: .* is not embedded by this run's CLIP model"):
+        write_decisions(make_run(tmp_path / "other", 3, 2), other, 0, 0)
 
 
 @pytest.mark.parametrize("form", ["txt", "jsonl", "parquet"])
