@@ -42,19 +42,23 @@ class Material:
 
     @cached_property
     def said(self) -> dict[str, Any] | None:
-        """Number of conversations and turns, and conversations by kind and origin; None before there are any."""
+        """Conversations and turns, conversations by kind and origin, turns by kind; None before there are any."""
         number = turns = 0
         origins: Counter[tuple[str, str, str | None, str | None]] = Counter()
+        kinds: Counter[str] = Counter()
         for part in self.run.parts():
             path = self.run.table_path("conversations", part)
             if path.exists():
                 table = read_parquet(path, columns=["kind", "origin", "model", "prompt_version", "turns"])
                 number += len(table)
                 turns += pc.sum(pc.list_value_length(table["turns"])).as_py() or 0
-                columns = (table[name].to_pylist() for name in ("kind", "origin", "model", "prompt_version"))
-                origins.update(zip(*columns, strict=True))
+                keys = ["kind", "origin", "model", "prompt_version"]
+                for row in table.group_by(keys).aggregate([([], "count_all")]).to_pylist():
+                    origins[row["kind"], row["origin"], row["model"], row["prompt_version"]] += row["count_all"]
+                counted = pc.value_counts(pc.struct_field(pc.list_flatten(table["turns"]), "kind"))
+                kinds.update({row["values"]: row["counts"] for row in counted.to_pylist()})
         ordered = sorted(origins.items(), key=lambda item: -item[1])
-        return {"number": number, "turns": turns, "origins": ordered} if number else None
+        return {"number": number, "turns": turns, "origins": ordered, "kinds": kinds} if number else None
 
     @cached_property
     def evaluated(self) -> dict[str, Any] | None:

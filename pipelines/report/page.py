@@ -17,6 +17,7 @@ from pipelines.report.sections.evaluation import evaluation
 from pipelines.report.sections.funnel import funnel
 from pipelines.report.sections.gallery import gallery
 from pipelines.report.sections.headline import headline
+from pipelines.report.sections.instruct import instruct
 from pipelines.report.sections.provenance import provenance
 from pipelines.report.sections.scores import scores
 from pipelines.report.sections.thresholds import thresholds
@@ -39,6 +40,7 @@ _SECTIONS: list[tuple[str, str, str, Callable[[Material], Any]]] = [
     ("gallery", "Kept and dropped pictures", "acquire", gallery),
     ("duplicates", "Duplicates", "select", duplicates),
     ("contamination", "What is near evaluation sets", "select", contamination),
+    ("instruct", "What is said of the pictures", "instruct", instruct),
     ("conversations", "Conversations as the model sees them", "instruct", conversations),
     ("training", "Training", "train", training),
 ]
@@ -89,6 +91,7 @@ def _absent(name: str, stage: str, recipe: Recipe) -> str:
     left_out = {
         "evaluation": recipe.evaluate is None and "this recipe has no section evaluate",
         "contamination": not recipe.select.decontaminate and "this recipe names no evaluation sets",
+        "instruct": recipe.model is None and "this recipe trains no language model",
         "conversations": recipe.model is None and "this recipe trains no language model",
         "training": not recipe.train and "this recipe has no training steps",
     }

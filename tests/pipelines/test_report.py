@@ -19,6 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
@@ -30,6 +32,7 @@ from models.towers import VisionTower
 from pipelines.line import Line, prepare
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.report import charts, write_report
+from pipelines.report.marks import Mark, marks_in
 from pipelines.report.material import Material
 from pipelines.report.sections.contamination import contamination
 from pipelines.report.sections.duplicates import duplicates
@@ -37,10 +40,13 @@ from pipelines.report.sections.thresholds import thresholds
 from schemas.conversation import Conversation, Turn
 from schemas.identity import digest_bytes, sample_id
 from schemas.tables import CONTAMINATION, CONVERSATIONS, DECISIONS, LEDGER, SAMPLES, SOURCE, scores, vectors
+from schemas.tables import REJECTED as REFUSED
 from schemas.vocabulary import Reason, State
 from stages.evaluate import Question, score
 from stages.feed.plan import write_plan
 from stages.feed.shards import ShardWork
+from stages.instruct.endpoint import AnswerStore
+from stages.instruct.endpoint.answer import Answer
 from stages.ledger import write_ledger
 from stages.run_folder import RunFolder
 from stages.sample.world import scene_of
@@ -215,7 +221,13 @@ def _commit_part(run: RunFolder, part: int, rows: list[dict], with_conversations
         return []
     said = [one for row in rows if row["decision"]["state"] == State.KEPT for one in _conversations(row)]
     table = pa.Table.from_pylist([one.to_row() for one in said], CONVERSATIONS)
-    files = {f"conversations/{part:05d}.parquet": table}
+    refused = dict.fromkeys(REFUSED.names) | {
+        "conversation_id": f"{part}-detail", "sample_id": said[0].sample_id, "kind": "detail", "reason": "ungrounded",
+        "detail": f"zebra {EVIL}", "scope": "turn", "question": "What runs there?", "answer": "A zebra.",
+    }  # fmt: skip
+    rows = [{**refused, "retried": True}, {**refused, "retried": False}]
+    files = {f"conversations/{part:05d}.parquet": table,
+             f"rejected/{part:05d}.parquet": pa.Table.from_pylist(rows, REFUSED)}  # fmt: skip
     run.commit("instruct", part, "key", files, {"caption": len(said), "rejected_leak": 2})
     return said
 
@@ -224,10 +236,12 @@ def _conversations(row: dict) -> list[Conversation]:
     identity, number, scene = row["source"]["sample_id"], row["source"]["row"], row["scene"]
     count = Turn("How many objects are in the picture?", str(len(scene.objects)), "count")
     presence = Turn("Is there a café here?", "no, none", "presence")
+    point = Turn("Point to it.", '<points x1="25.0" y1="50.0" x2="75.0" y2="50.0" alt="it">it</points>', "point")
+    locate = Turn("What is at [0.100, 0.100, 0.300, 0.400]?", "<loc0512><loc0000><loc1023><loc0511> it", "locate")
     describe = Turn("Describe the picture.", row["source"]["caption"], "caption")
     made = [
         Conversation(f"{identity}-caption", identity, "caption", "template", [describe]),
-        Conversation(f"{identity}-template", identity, "template", "template", [count, presence]),
+        Conversation(f"{identity}-template", identity, "template", "template", [count, presence, point, locate]),
     ]
     if number % 10 == 0:
         detail = Turn("What is going on?", f"A whole story: {scene.captions[1]} ☃", "detail")
@@ -404,7 +418,7 @@ def test_runs_of_before_thresholds_were_kept_have_no_section_of_them(tmp_path: P
 
 def test_every_hit_of_an_evaluation_set_is_listed(page: Page) -> None:
     part = page.text[page.text.index("Compared with held, other") :]
-    part = part[: part.index("Conversations as the model sees them")]
+    part = part[: part.index("What is said of the pictures")]
     assert "2 samples are near them and left out (3 hits)" in part
     for text in ("3 of 64 bits differ", "a/b.png", "cosine 0.983", "a/c.png", "1 run of 8 words shared", EVIL):
         assert text in part
@@ -442,6 +456,41 @@ def test_what_an_earlier_run_kept_is_named(tmp_path: Path) -> None:
     text = Page(run).text
     assert "in an earlier run" in text
     assert "f" * 64 in text
+
+
+def test_conversations_stand_beside_pictures_with_their_marks(page: Page) -> None:
+    drawn = {each.get("class") for each in page.all("rect")}
+    assert {"known", "asked", "answered"} <= drawn
+    assert any(each.get("style") == "left:25.00%;top:50.00%" for each in page.all("i"))
+    assert "written by org/small-lm, prompt detail-2" in page.text
+
+
+def test_what_gates_refused_is_counted_with_examples(page: Page) -> None:
+    part = page.text[page.text.index("What the gates refused") :]
+    assert "4 refused; after 2 of them the language model was asked once more" in part
+    assert "detail 4 4 0 2" in part
+    assert f"zebra {EVIL}" in part
+
+
+def test_tokens_and_cost_of_the_endpoint(tmp_path: Path) -> None:
+    run = make_run(tmp_path, "instruct")
+    assert "gave this run" not in Page(run).text
+    AnswerStore(tmp_path / "answers", run.root.name).put_all({"a": Answer("x", 1200, 34), "b": Answer("y", 300, 6)})
+    assert "gave this run 2 answers for 1,500 tokens of requests and 40 of answers." in Page(run).text
+
+
+def test_marks_are_read_as_shares() -> None:
+    assert marks_in('<point x="12.5" y="50.0" alt="a">a</point>') == [Mark(0.125, 0.5)]
+    assert marks_in("[0.000, 0.250, 0.500, 1.000]; [0.5, 0.5, 0.1, 0.9]") == [Mark(0, 0.25, 0.5, 0.75)]
+    assert marks_in("<loc0512><loc0000><loc1023><loc0511> cat") == [Mark(0, 0.5, 0.5, 0.5)]
+    assert marks_in('<point x="120.0" y="5.0"> [1, 2, 3] [0.1, 0.2, 0.3, 7.5]') == []
+
+
+@given(st.text(alphabet='<point x="1.5"y[,]0loc>s ', max_size=200))
+def test_marks_of_any_text_lie_in_the_picture(text: str) -> None:
+    for mark in marks_in(text):
+        assert 0 <= mark.x <= mark.x + mark.w <= 1
+        assert 0 <= mark.y <= mark.y + mark.h <= 1
 
 
 def test_duplicates_stand_beside_the_kept_one(page: Page) -> None:

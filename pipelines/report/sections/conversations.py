@@ -18,7 +18,7 @@ _CONVERSATIONS = 6
 
 
 def conversations(material: Material) -> dict[str, Any] | None:
-    """Some conversations as the model gets them, and how many there are of which origin."""
+    """Some conversations as the model gets them."""
     if material.said is None or material.recipe.model is None:
         return None
     model = ModelView(material.recipe.model)
@@ -41,7 +41,7 @@ def conversations(material: Material) -> dict[str, Any] | None:
         for name, number in count_over_parts(material.run, "instruct", material.run.parts()).items()
         if name.startswith("rejected_")
     }
-    return {"cards": cards, "origins": material.said["origins"], "side": model.side, "exact": model.exact,
+    return {"cards": cards, "side": model.side, "exact": model.exact,
             "rejected": rejected}  # fmt: skip
 
 
