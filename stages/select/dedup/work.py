@@ -16,6 +16,7 @@ from stages.select.dedup.fingerprints import FINGERPRINT_COLUMNS, fingerprints
 from stages.select.dedup.perceptual import perceptual_duplicates
 from stages.select.dedup.semantic import semantic_duplicates
 from stages.select.dedup.settings import DedupSettings
+from stages.select.vectors import matrix
 
 
 @dataclass
@@ -109,7 +110,7 @@ def _ask_each_kind(
         verdicts.drop_duplicates(hashed, keeper, Reason.DUPLICATE_PERCEPTUAL)
         places = verdicts.alive(places)
     if settings.semantic is not None:
-        stored = _matrix(vectors["vector"])[row_of.take(pa.array(places)).to_numpy()]
+        stored = matrix(vectors["vector"])[row_of.take(pa.array(places)).to_numpy()]
         keeper = semantic_duplicates(stored, settings.semantic.min_cosine, settings.link, settled)
         verdicts.drop_duplicates(places, keeper, Reason.DUPLICATE_SEMANTIC)
 
@@ -134,10 +135,3 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
     codes = column.combine_chunks().dictionary_encode().indices
     own = pa.array(-1 - np.arange(len(codes), dtype=np.int32))
     return pc.coalesce(codes, own).to_numpy()
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    """A column of fixed-size lists -> [n, dim]."""
-    dim = column.type.list_size
-    chunks = [chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, dim) for chunk in column.chunks]
-    return np.concatenate(chunks) if chunks else np.empty((0, dim), np.float16)
