@@ -460,7 +460,7 @@ def test_what_an_earlier_run_kept_is_named(tmp_path: Path) -> None:
 
 def test_conversations_stand_beside_pictures_with_their_marks(page: Page) -> None:
     drawn = {each.get("class") for each in page.all("rect")}
-    assert {"known", "asked", "answered"} <= drawn
+    assert {"known", "asking", "answering"} <= drawn
     assert any(each.get("style") == "left:25.00%;top:50.00%" for each in page.all("i"))
     assert "written by org/small-lm, prompt detail-2" in page.text
 

@@ -123,6 +123,8 @@ def _because(kept: Shown, dropped: list[Shown]) -> str:
     """What the kept one has before the best of the others, by the order of preference."""
     best = max(dropped, key=_preference)
     ours, theirs = _preference(kept), _preference(best)
+    if ours < theirs:  # kept for a third row's sake
+        return ""
     if ours[0] != theirs[0]:
         return "the highest CLIP score"
     if ours[1] != theirs[1]:

@@ -53,8 +53,8 @@ def _card(said: Conversation, row: Shown) -> dict[str, Any]:
         "row": row,
         "picture": picture and thumbnail(picture, _SIDE_PX),
         "size": picture.size if picture else None,
-        "asked": [mark for turn in turns for mark in marks_in(turn.question)],
-        "answered": [mark for turn in turns for mark in marks_in(turn.answer)],
+        "asking": [mark for turn in turns for mark in marks_in(turn.question)],
+        "answering": [mark for turn in turns for mark in marks_in(turn.answer)],
     }
 
 
