@@ -115,7 +115,7 @@ def _measured(run: Callable[[Path, Path], tuple[float, int]], table: Path, out: 
     peak, ended = [0.0], threading.Event()
 
     def watch() -> None:
-        while not ended.wait(0.25):
+        while not ended.wait(1.0):  # adding up proportional set sizes takes time itself
             peak[0] = max(peak[0], _tree_mb())
 
     watcher = threading.Thread(target=watch)

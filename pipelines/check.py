@@ -21,6 +21,8 @@ def describe(recipe: Recipe, out: Console) -> None:
         InputError: the source is missing, unreadable, or lacks a column that the recipe names.
     """
     first = next(read_source(recipe.source))
+    if recipe.select.clip.train is not None:
+        next(read_source(recipe.select.clip.train.source))
     rows = count_rows(recipe.source) or 0
     parts = -(-rows // recipe.source.rows_per_part) if rows else 0
     size_gb = rows * recipe.acquire.size**2 * _BYTES_PER_PIXEL / 1e9
@@ -46,8 +48,12 @@ def describe(recipe: Recipe, out: Console) -> None:
 def _graph(recipe: Recipe) -> list[str]:
     return [
         "source",
+        *([f"filter (train {recipe.select.clip.model})"] if recipe.select.clip.train else []),
         f"acquire ({recipe.acquire.actors} actors x {recipe.acquire.concurrency} connections)",
-        f"embed ({recipe.select.clip.model}, {recipe.select.clip.actors} actors)",
+        *(
+            f"embed {name or 'clip'} ({clip.model}, {clip.actors} actors)"
+            for name, clip in {"": recipe.select.clip, **recipe.select.models}.items()
+        ),
         "select",
         "instruct",
         "feed",
