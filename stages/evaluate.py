@@ -22,6 +22,7 @@ from schemas.errors import InputError
 from schemas.settings import Settings
 from stages.feed.reader import PackReader
 from stages.instruct.kinds import exact_kinds
+from stages.render import renderer_names
 from stages.run_folder import WHOLE, RunFolder, work_key
 from stages.train.settings import TrainStep
 from stages.train.weights import load_trained, trained_digests
@@ -35,12 +36,17 @@ FILE = "eval.json"
 Answer = Callable[[Sequence[str], Sequence[Image.Image]], list[str]]
 
 
+def asked_kinds() -> list[str]:
+    """Kinds with exact answers: those of the instruct stage, and those of rendered pictures."""
+    return [*exact_kinds(), *renderer_names()]
+
+
 class EvaluateSettings(Settings):
     """Which held-out questions the trained model is asked."""
 
     questions: int = Field(1000, ge=1, description="most questions, drawn at random from the held-out ones")
     kinds: list[str] = Field(
-        default_factory=exact_kinds, min_length=1, description="kinds of turn that are asked; their answers are exact"
+        default_factory=asked_kinds, min_length=1, description="kinds of turn that are asked; their answers are exact"
     )
     max_new_tokens: int = Field(12, ge=1, description="longest answer, tokens")
     batch_size: int = Field(32, ge=1, description="questions asked at once")
@@ -50,8 +56,8 @@ class EvaluateSettings(Settings):
     @classmethod
     def _exact(cls, kinds: list[str]) -> list[str]:
         for name in kinds:
-            if name not in exact_kinds():
-                raise ValueError(f"'{name}' has no exact answers; kinds that have: {', '.join(exact_kinds())}")
+            if name not in asked_kinds():
+                raise ValueError(f"'{name}' has no exact answers; kinds that have: {', '.join(asked_kinds())}")
         return kinds
 
 

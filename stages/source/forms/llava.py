@@ -1,7 +1,7 @@
 """LLaVA's JSON (Liu et al. 2023): a list of {id, image, conversations: [{from: human | gpt, value}, ...]}.
 
-The first answer stands as the caption, which is what pictures are scored against. Records without an `image` are
-text-only instruction data: rows that need no picture.
+A record's own `caption`, or else its first answer, stands as the caption, which is what pictures are scored against.
+Records without an `image` are text-only instruction data: rows that need no picture.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Llava(RecordForm):
     def _record(self, item: Record) -> Record:
         record = self.mapped(item)
         image = item.get("image")
-        record |= {"picture": image, "caption": None}
+        record["picture"] = image
         if not has_text(record["url"]):
             record["url"] = image
         turns = item.get("conversations")
@@ -63,7 +63,8 @@ class Llava(RecordForm):
         text_only = image is None and not any(IMAGE_TOKEN in turn["value"] for turn in turns)
         if not (text_only or is_text(image)):
             return record | {"broken": True}
-        record["caption"] = next((turn["value"] for turn in turns if turn["from"] == "gpt"), None)
+        if not has_text(record["caption"]):
+            record["caption"] = next((turn["value"] for turn in turns if turn["from"] == "gpt"), None)
         return record | {"conversation": to_json(turns), "text_only": text_only}
 
 
