@@ -58,7 +58,8 @@ def _overrides(world: Path) -> list[str]:
     """The demo's recipe with this world, all rows that can be had, and every kind that asks."""
     kinds = ", ".join(f"{kind}: 1.0" for kind in KINDS)
     changes = [f"source.table={world / 'urls.parquet'}", "source.rows_per_part=50", f"instruct.kinds={{{kinds}}}",
-               "select.clip.keep={top: 1.0}"]  # fmt: skip
+               "select.clip.keep={top: 1.0}", "instruct.endpoint.timeout_s=600",
+               "instruct.endpoint.deadline_s=3600"]  # fmt: skip
     return [text for change in changes for text in ("--set", change)]
 
 

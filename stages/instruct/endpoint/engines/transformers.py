@@ -86,9 +86,11 @@ class TransformersEngine(Engine):
         if self._loaded is None:
             import torch
 
+            from models.compat import use_cores
             from models.language import LanguageSettings, load_language
 
             on_gpu = torch.cuda.is_available()
+            use_cores()
             language = LanguageSettings(name=self.settings.model, gguf_file=self.settings.gguf_file, precision="bf16")
             try:
                 model, tokenizer = load_language(language)
