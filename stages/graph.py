@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from schemas.errors import SluiceError
 from stages.run_folder import RunFolder, work_key
 
 log = logging.getLogger("sluice")
@@ -140,7 +141,7 @@ def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
     process dies is started again, and its parts with it, a few times.
 
     Raises:
-        Whatever a stage raised, as Ray reports it; parts that were committed stay.
+        SluiceError: as a stage raised it; any other error, as Ray reports it. Parts that were committed stay.
     """
     import ray
 
@@ -157,7 +158,11 @@ def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
                 return
             (ended, *_), _ = ray.wait(list(running))
             level, actor, part = running.pop(ended)
-            ray.get(ended)
+            try:
+                ray.get(ended)
+            except ray.exceptions.RayTaskError as error:
+                # Ray's own words around a stage's message are a traceback of its worker.
+                raise error.cause if isinstance(error.cause, SluiceError) else error from None
             pools[level].free[actor] += 1
             if level + 1 < len(pools):
                 heapq.heappush(pools[level + 1].waiting, part)

@@ -83,7 +83,7 @@ def test_an_actor_has_as_many_parts_under_way_as_its_place_says(tmp_path):
 def test_a_stage_s_own_error_reaches_the_caller_and_ends_the_actors(tmp_path):
     run = RunFolder(tmp_path)
     free = ray.cluster_resources()["CPU"]
-    with pytest.raises(SluiceError, match="part 2 is bad"):
+    with pytest.raises(SluiceError, match="^part 2 is bad$"):
         list(run_parts([Place(lambda: First(run, raises_at=2), num_cpus=1, actors=2)], list(range(4))))
     until = time.monotonic() + 60
     while ray.available_resources().get("CPU", 0) < free and time.monotonic() < until:
