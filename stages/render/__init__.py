@@ -5,11 +5,8 @@ Each sort of picture is one class in one file, found by the file's name; see `st
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
-from importlib import import_module
-
 from schemas.errors import InputError
+from stages.by_file import class_in, names_in
 from stages.render.base import Drawn, Renderer
 
 __all__ = ["Drawn", "Renderer", "find_renderer", "renderer_names"]
@@ -17,7 +14,7 @@ __all__ = ["Drawn", "Renderer", "find_renderer", "renderer_names"]
 
 def renderer_names() -> list[str]:
     """The sorts of pictures that can be drawn; also the kinds of their turns, whose answers are exact."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in ("base", "write"))
+    return names_in(__path__, but=("base", "write"))
 
 
 def find_renderer(name: str) -> type[Renderer]:
@@ -28,9 +25,4 @@ def find_renderer(name: str) -> type[Renderer]:
     """
     if name not in renderer_names():
         raise InputError(f"there are no rendered pictures of sort '{name}'; there are: {', '.join(renderer_names())}")
-    module = import_module(f"{__name__}.{name}")
-    return next(
-        member
-        for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, Renderer) and member.__module__ == module.__name__
-    )
+    return class_in(__name__, name, Renderer)

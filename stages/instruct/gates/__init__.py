@@ -5,12 +5,10 @@ To add a gate, add a file here with one subclass of `Gate`; its name in a recipe
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
 from functools import cache
-from importlib import import_module
 
 from schemas.errors import InputError
+from stages.by_file import class_in, names_in
 from stages.instruct.gates.base import Gate, Said, Scope
 
 __all__ = ["GATES_VERSION", "Gate", "Said", "Scope", "find_gate", "gate_names"]
@@ -22,8 +20,7 @@ GATES_VERSION = 1
 @cache
 def gate_names() -> tuple[str, ...]:
     """Names that a recipe can use under `instruct.gates`, in the order in which gates are asked."""
-    names = [module.name for module in pkgutil.iter_modules(__path__) if module.name != "base"]
-    return tuple(sorted(names, key=lambda name: (_gate(name).place, name)))
+    return tuple(sorted(names_in(__path__), key=lambda name: (_gate(name).place, name)))
 
 
 def find_gate(name: str) -> type[Gate]:
@@ -38,9 +35,4 @@ def find_gate(name: str) -> type[Gate]:
 
 
 def _gate(name: str) -> type[Gate]:
-    module = import_module(f"{__name__}.{name}")
-    return next(
-        member
-        for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, Gate) and member.__module__ == module.__name__
-    )
+    return class_in(__name__, name, Gate)

@@ -6,11 +6,8 @@ recipe is the file's name.
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
-from importlib import import_module
-
 from schemas.errors import InputError
+from stages.by_file import class_in, names_in
 from stages.instruct.kinds.base import EndpointKind, Kind, PictureKind, Rejected, TemplateKind
 
 __all__ = [
@@ -20,7 +17,7 @@ __all__ = [
 
 def kind_names() -> list[str]:
     """Names that a recipe can use under `instruct.kinds`."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return names_in(__path__)
 
 
 def exact_kinds() -> list[str]:
@@ -36,9 +33,4 @@ def find_kind(name: str) -> type[Kind]:
     """
     if name not in kind_names():
         raise InputError(f"unknown kind '{name}' under instruct.kinds; known kinds: {', '.join(kind_names())}")
-    module = import_module(f"{__name__}.{name}")
-    return next(
-        member
-        for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, Kind) and member.__module__ == module.__name__
-    )
+    return class_in(__name__, name, Kind)

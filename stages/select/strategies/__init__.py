@@ -11,14 +11,12 @@ bare name, or the name with what it takes:
 from __future__ import annotations
 
 import difflib
-import inspect
-import pkgutil
-from importlib import import_module
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from schemas.settings import explain
+from stages.by_file import class_in, names_in
 from stages.select.strategies.base import References, Strategy
 
 __all__ = ["References", "Strategy", "StrategySetting", "strategy_names"]
@@ -26,16 +24,11 @@ __all__ = ["References", "Strategy", "StrategySetting", "strategy_names"]
 
 def strategy_names() -> list[str]:
     """Names that a recipe can use under `select.strategy`."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return names_in(__path__)
 
 
 def _find_strategy(name: str) -> type[Strategy]:
-    module = import_module(f"{__name__}.{name}")
-    return next(
-        member
-        for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, Strategy) and member.__module__ == module.__name__
-    )
+    return class_in(__name__, name, Strategy)
 
 
 def _parse(value: Any) -> Any:

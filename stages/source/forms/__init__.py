@@ -5,12 +5,10 @@ To add a form, add a file here with one subclass of `Form` or `RecordForm`; its 
 
 from __future__ import annotations
 
-import inspect
-import pkgutil
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from schemas.errors import InputError
+from stages.by_file import class_in, names_in
 from stages.source.forms.base import Form, RecordForm
 from stages.source.places import find_places
 
@@ -25,7 +23,7 @@ AUTO = "auto"
 
 def form_names() -> list[str]:
     """Names that a recipe can use under `source.form`."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "base")
+    return names_in(__path__)
 
 
 def open_form(settings: SourceSettings) -> Form:
@@ -50,9 +48,4 @@ def open_form(settings: SourceSettings) -> Form:
 
 
 def _find_form(name: str) -> type[Form]:
-    module = import_module(f"{__name__}.{name}")
-    return next(
-        member
-        for _, member in inspect.getmembers(module, inspect.isclass)
-        if issubclass(member, Form) and member.__module__ == module.__name__
-    )
+    return class_in(__name__, name, Form)
