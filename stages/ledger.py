@@ -37,11 +37,11 @@ class LedgerWork(PartWork):
         reasons: pa.Array = source["reason"].combine_chunks()
         columns: dict[str, Any] = {name: source[name] for name in ("sample_id", "row", "url", "caption")}
 
-        samples = _aligned(ids, self._read("samples", part))
+        renamed = {"http_status": "http_status", "image_sha256": "sha256", "phash": "phash",
+                   "width": "original_width", "height": "original_height"}  # fmt: skip
+        samples = _aligned(ids, self._read("samples", part, ["sample_id", "reason", *renamed.values()]))
         if samples is not None:
             reasons = pc.coalesce(reasons, samples["reason"])
-            renamed = {"http_status": "http_status", "image_sha256": "sha256", "phash": "phash",
-                       "width": "original_width", "height": "original_height"}  # fmt: skip
             columns.update({name: samples[theirs] for name, theirs in renamed.items()})
         vectors = _aligned(ids, self._read("vectors", part, ["sample_id", "clip_score"]))
         if vectors is not None:
@@ -82,7 +82,8 @@ class LedgerWork(PartWork):
 
     def _decisions(self, part: int) -> pa.Table | None:
         path = self.run.path("decisions.parquet")
-        return read_parquet(path, filters=[("part", "=", part)]) if path.exists() else None
+        columns = ["sample_id", "reason", "duplicate_of", "split"]
+        return read_parquet(path, columns=columns, filters=[("part", "=", part)]) if path.exists() else None
 
     def _shards(self, part: int) -> pa.Table | None:
         paths = [self.run.path("shards", f"{split}-{part:06d}.index.parquet") for split in ("train", "val")]
