@@ -54,7 +54,7 @@ def plan_packs(
     Raises:
         InputError: there is nothing to plan, or a conversation is longer than a pack.
     """
-    chosen = _chosen(lengths, kinds)
+    chosen = chosen_rows(lengths, kinds)
     sizes = chosen["length"].to_numpy()
     if sizes.max() > tokens_per_pack:
         raise InputError(
@@ -68,10 +68,10 @@ def plan_packs(
         for begin in range(0, len(order), window):
             last = begin + window >= len(order)
             members += order[begin : begin + window].tolist()
-            made, members = _fill(members, sizes, tokens_per_pack, pictures_per_pack or len(sizes), finish=last)
+            made, members = fill_packs(members, sizes, tokens_per_pack, pictures_per_pack or len(sizes), finish=last)
             packs += [made[number] for number in random.permutation(len(made))]
         pack_epochs += [epoch] * (len(packs) - len(pack_epochs))
-    return _table(chosen, packs, pack_epochs)
+    return pack_table(chosen, packs, pack_epochs)
 
 
 def plan_batches(
@@ -88,7 +88,7 @@ def plan_batches(
     Returns:
         A table of `schemas.tables.PLAN`, in training order.
     """
-    chosen = _chosen(lengths.filter(pc.invert(lengths["text_only"].fill_null(False))), kinds)
+    chosen = chosen_rows(lengths.filter(pc.invert(lengths["text_only"].fill_null(False))), kinds)
     first: dict[str, int] = {}
     for row, sample in enumerate(chosen["sample_id"].to_pylist()):
         first.setdefault(sample, row)
@@ -99,7 +99,7 @@ def plan_batches(
         pieces = np.array_split(order, math.ceil(len(order) / batch))
         packs += [piece.tolist() for piece in pieces]
         pack_epochs += [epoch] * len(pieces)
-    return _table(chosen, packs, pack_epochs)
+    return pack_table(chosen, packs, pack_epochs)
 
 
 def fill_rate(plan: pa.Table, tokens_per_pack: int) -> float:
@@ -145,10 +145,21 @@ def plan_file(step_name: str) -> str:
     return f"plan/{step_name}.parquet"
 
 
-def _chosen(lengths: pa.Table, kinds: Sequence[str] | None) -> pa.Table:
+def training_rows(lengths: pa.Table, kinds: Sequence[str] | None) -> pa.Table:
+    """The rows of split `train` and of these kinds; of all kinds, where None."""
     chosen = lengths.filter(pc.equal(lengths["split"], "train"))
     if kinds is not None:
         chosen = chosen.filter(pc.is_in(chosen["kind"], pa.array(kinds, pa.string())))
+    return chosen
+
+
+def chosen_rows(lengths: pa.Table, kinds: Sequence[str] | None) -> pa.Table:
+    """`training_rows`, of which there must be some.
+
+    Raises:
+        InputError: there is none.
+    """
+    chosen = training_rows(lengths, kinds)
     if not len(chosen):
         known = sorted(set(lengths["kind"].to_pylist()))
         wanted = "" if kinds is None else f" of the kinds {', '.join(kinds)}"
@@ -165,7 +176,7 @@ def _epoch_orders(rows: int, seed: int, epochs: float) -> list[tuple[int, np.nda
     return orders
 
 
-def _fill(
+def fill_packs(
     members: list[int], sizes: np.ndarray, room: int, most: int, finish: bool
 ) -> tuple[list[list[int]], list[int]]:
     """Packs `members` (row numbers, shuffled) into packs of `room` tokens and at most `most` members.
@@ -204,9 +215,10 @@ def _best_subset(sizes: list[int], room: int) -> list[int]:
     return chosen
 
 
-def _table(chosen: pa.Table, packs: list[list[int]], epochs: list[int]) -> pa.Table:
-    counts = np.array([len(pack) for pack in packs])
-    rows = np.array([row for pack in packs for row in pack])
+def pack_table(chosen: pa.Table, packs: list[list[int]], epochs: list[int]) -> pa.Table:
+    """`schemas.tables.PLAN` of packs of row numbers of `chosen`, each of an epoch."""
+    counts = np.array([len(pack) for pack in packs], np.int64)
+    rows = np.array([row for pack in packs for row in pack], np.int64)
     taken = chosen.take(rows)
     begins = np.repeat(np.cumsum(counts) - counts, counts)
     columns = {
