@@ -105,14 +105,20 @@ def ledger(line: Line) -> Counts:
 
 
 def train(line: Line) -> Counts:
-    """Trains the model, step by step."""
+    """Trains the model, step by step; asks it after each one where the recipe says so."""
+    from stages.evaluate import evaluate_step
     from stages.train.ray import run_training
 
     run, recipe = line.run, line.recipe
     if not recipe.train:
         return {}
+
+    def on_step(done: int) -> None:
+        if recipe.evaluate is not None and recipe.evaluate.every_step and done < len(recipe.train):
+            evaluate_step(run, recipe, done)
+
     start_ray(recipe)
-    return run_training(run, recipe)
+    return run_training(run, recipe, on_step=on_step)
 
 
 def evaluate(line: Line) -> Counts:

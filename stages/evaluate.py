@@ -30,7 +30,7 @@ from stages.train.weights import load_trained, trained_digests
 log = logging.getLogger("sluice")
 
 STAGE = "evaluate"
-VERSION = 1
+VERSION = 2
 FILE = "eval.json"
 #: Answers questions about pictures: (questions, pictures) -> answers.
 Answer = Callable[[Sequence[str], Sequence[Image.Image]], list[str]]
@@ -51,6 +51,7 @@ class EvaluateSettings(Settings):
     max_new_tokens: int = Field(12, ge=1, description="longest answer, tokens")
     batch_size: int = Field(32, ge=1, description="questions asked at once")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples for the 95 % interval")
+    every_step: bool = Field(False, description="ask after every training step, not after the last alone")
 
     @field_validator("kinds")
     @classmethod
@@ -132,40 +133,26 @@ def derange(items: Sequence[str], seed: int) -> dict[str, str]:
 
 
 def score(questions: Sequence[Question], answers: dict[str, list[str]], resamples: int, seed: int) -> dict[str, Any]:
-    """Accuracy of each answerer, over all and by kind, and how far `model` is ahead of the best of the others.
+    """Accuracy of each answerer, and how far `model` is ahead of the best of the others, over all and by kind.
 
     Args:
         answers: answerer -> one answer a question. `model` is the trained model, all others are blind baselines.
         resamples: bootstrap resamples of the questions. In each one the best baseline is chosen anew.
 
     Returns:
-        `questions`, `accuracy` (answerer -> share right), `kinds` (kind -> the same), `best_baseline`, `margin`
-        (accuracy of the model less that of the best baseline) and `interval` (95 %, percentiles of the margin).
+        `questions`, `accuracy` (answerer -> share right), `best_baseline`, `margin` (accuracy of the model less that of
+        the best baseline), `interval` (95 %, percentiles of the margin), and `kinds` (kind -> all these of its own).
     """
     right = {
         name: np.array([normalize(a) == normalize(q.expected) for a, q in zip(given, questions, strict=True)])
         for name, given in answers.items()
     }
-    blind = sorted(name for name in right if name != "model")
     kinds = np.array([question.kind for question in questions])
-    best = max(blind, key=lambda name: right[name].mean())
-    drawn = np.random.default_rng(seed).integers(0, len(questions), (resamples, len(questions)))
-    margins = right["model"][drawn].mean(1) - np.max([right[name][drawn].mean(1) for name in blind], axis=0)
-    low, high = np.percentile(margins, [2.5, 97.5])
-    return {
-        "questions": len(questions),
-        "accuracy": {name: float(marks.mean()) for name, marks in right.items()},
-        "kinds": {
-            str(kind): {
-                "questions": int((kinds == kind).sum()),
-                "accuracy": {name: float(marks[kinds == kind].mean()) for name, marks in right.items()},
-            }
-            for kind in np.unique(kinds)
-        },
-        "best_baseline": best,
-        "margin": float(right["model"].mean() - right[best].mean()),
-        "interval": [float(low), float(high)],
+    by_kind = {
+        str(kind): _compare({name: marks[kinds == kind] for name, marks in right.items()}, resamples, seed)
+        for kind in np.unique(kinds)
     }
+    return {**_compare(right, resamples, seed), "kinds": by_kind}
 
 
 def evaluate(run: RunFolder, ask: Answer, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
@@ -205,22 +192,16 @@ def evaluate(run: RunFolder, ask: Answer, settings: EvaluateSettings, seed: int)
 
 
 def evaluate_run(run: RunFolder, recipe: EvaluateRecipe) -> dict[str, Any]:
-    """Evaluates the trained model and commits RUN/eval.json, unless that is done.
+    """Evaluates the trained model and commits RUN/eval.json, and what `every_step` asks for, unless that is done.
 
     Returns:
         `questions`, `model`, the best baseline's name and accuracy, `margin` and its interval.
     """
     assert recipe.evaluate is not None
-    settings, seed, names = recipe.evaluate, recipe.seed, [step.name for step in recipe.train]
-    how = [settings.model_dump(exclude={"batch_size"}), seed]
-    fed = [run.output_digest("feed", part) for part in run.parts()]
-    key = work_key(STAGE, VERSION, how, [*fed, *trained_digests(run, names)])
-    if not run.is_done(STAGE, WHOLE, key):
-        result = evaluate(run, _trained_answer(run, recipe, settings), settings, seed)
-        counts = {"questions": result["questions"], "right": sum(example["right"] for example in result["examples"])}
-        text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False)
-        run.commit(STAGE, WHOLE, key, {FILE: text.encode()}, counts, version=VERSION)
-    result = json.loads(run.path(FILE).read_text())
+    if recipe.evaluate.every_step:
+        for done in range(1, len(recipe.train)):
+            evaluate_step(run, recipe, done)
+    result = evaluate_step(run, recipe, len(recipe.train))
     return {
         "questions": result["questions"],
         **result["accuracy"],
@@ -231,10 +212,62 @@ def evaluate_run(run: RunFolder, recipe: EvaluateRecipe) -> dict[str, Any]:
     }
 
 
-def _trained_answer(run: RunFolder, recipe: EvaluateRecipe, settings: EvaluateSettings) -> Answer:
+def evaluate_step(run: RunFolder, recipe: EvaluateRecipe, done: int) -> dict[str, Any]:
+    """Evaluates the model as it is after the first `done` training steps, unless that is done; what `evaluate` returns.
+
+    It stands in RUN/eval.json after the last step, and in RUN/eval/<step>.json after the others.
+    """
+    assert recipe.evaluate is not None
+    settings, seed, names = recipe.evaluate, recipe.seed, [step.name for step in recipe.train[:done]]
+    last = done == len(recipe.train)
+    file, part = (FILE, WHOLE) if last else (step_file(names[-1]), f"after-{names[-1]}")
+    how = [settings.model_dump(exclude={"batch_size", "every_step"}), seed]
+    fed = [run.output_digest("feed", each) for each in run.parts()]
+    key = work_key(STAGE, VERSION, how, [*fed, *trained_digests(run, names)])
+    if not run.is_done(STAGE, part, key):
+        log.info("evaluate: the model after step %s", names[-1])
+        result = evaluate(run, _trained_answer(run, recipe, settings, names), settings, seed)
+        counts = {"questions": result["questions"], "right": sum(example["right"] for example in result["examples"])}
+        text = json.dumps(result, indent=1, sort_keys=True, ensure_ascii=False)
+        run.commit(STAGE, part, key, {file: text.encode()}, counts, version=VERSION)
+    return json.loads(run.path(file).read_text())
+
+
+def step_file(step_name: str) -> str:
+    """The path in the run folder of what was measured after a step that is not the last."""
+    return f"eval/{step_name}.json"
+
+
+def step_results(run: RunFolder, recipe: EvaluateRecipe) -> dict[str, dict[str, Any]]:
+    """Step -> what was measured after it, as far as it is there, in order; nothing without `every_step`."""
+    if recipe.evaluate is None or not recipe.evaluate.every_step or not recipe.train:
+        return {}
+    names = [step.name for step in recipe.train]
+    files = {name: run.path(step_file(name)) for name in names[:-1]} | {names[-1]: run.path(FILE)}
+    return {name: json.loads(path.read_text()) for name, path in files.items() if path.exists()}
+
+
+def _compare(right: dict[str, np.ndarray], resamples: int, seed: int) -> dict[str, Any]:
+    """What `score` says of some questions, from answerer -> bool [questions]."""
+    number = len(right["model"])
+    blind = sorted(name for name in right if name != "model")
+    best = max(blind, key=lambda name: right[name].mean())
+    drawn = np.random.default_rng(seed).integers(0, number, (resamples, number))
+    margins = right["model"][drawn].mean(1) - np.max([right[name][drawn].mean(1) for name in blind], axis=0)
+    low, high = np.percentile(margins, [2.5, 97.5])
+    return {
+        "questions": number,
+        "accuracy": {name: float(marks.mean()) for name, marks in right.items()},
+        "best_baseline": best,
+        "margin": float(right["model"].mean() - right[best].mean()),
+        "interval": [float(low), float(high)],
+    }
+
+
+def _trained_answer(run: RunFolder, recipe: EvaluateRecipe, settings: EvaluateSettings, steps: Sequence[str]) -> Answer:
     assert recipe.model is not None
     model, tokenizer = build_model(recipe.model, recipe.seed, trained=True)
-    load_trained(model, run, [step.name for step in recipe.train])
+    load_trained(model, run, steps)
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
     def answer_all(questions: Sequence[str], pictures: Sequence[Image.Image]) -> list[str]:

@@ -193,13 +193,13 @@ def upload(folder: Path, path: Path, last: str | None = None) -> None:
 
 
 def remove_folder(path: Path, first: str | None = None) -> None:
-    """Removes a folder that may be there; of a remote one the file `first` goes before all others."""
+    """Removes a folder that may be there; the file `first`, by which readers know it, goes before all others."""
+    if first is not None:
+        (path / first).unlink(missing_ok=True)
     if is_local(path):
         shutil.rmtree(path, ignore_errors=True)
         return
     store, key = _store(path)
-    if first is not None:
-        (path / first).unlink(missing_ok=True)
     with suppress(FileNotFoundError):
         store.rm(key, recursive=True)
 

@@ -10,6 +10,8 @@ import numpy as np
 
 #: Points of a line beyond which every n-th is drawn.
 _MOST_POINTS = 400
+#: Colours of lines, whole and dashed, after which they come again.
+_LINE_STYLES = 8
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ def line_chart(
             f"{_percent(x[place], left, right):.2f},{100 - _percent(y[place], y_values[0], y_values[-1]):.2f}"
             for place in chosen
         )
-        lines.append(Line(name, f"line{number % 4}", points))
+        lines.append(Line(name, f"line{number % _LINE_STYLES}", points))
     said = "; ".join(f"{name} from {y[0]:.4g} to {y[-1]:.4g}" for name, _, y in series)
     return Chart(
         summary=f"{y_label} by {x_label}: {said}.",

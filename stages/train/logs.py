@@ -29,8 +29,9 @@ class StepLog:
         append(self.path, json.dumps(line) + "\n")
         for name in ("loss", "gradient", "tokens_per_s", "filled"):
             self.board.add_scalar(name, line[name], line["step"])
-        for part, rate in line["lr"].items():
-            self.board.add_scalar(f"lr/{part}", rate, line["step"])
+        for group, name in (("lr", "lr"), ("gradients", "gradient"), ("validation", "validation")):
+            for part, value in line.get(group, {}).items():
+                self.board.add_scalar(f"{name}/{part}", value, line["step"])
 
     def close(self) -> None:
         self.board.close()

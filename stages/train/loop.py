@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,11 @@ from stages.train.settings import TrainStep
 
 @dataclass
 class Progress:
-    """How far a step has come, and what has been summed up since its last log line."""
+    """How far a step has come, and what has been summed up since its last log line.
+
+    Attributes:
+        best, best_step: the lowest validation loss so far, and the optimizer step after which it was measured.
+    """
 
     step: int = 0
     packs: int = 0
@@ -28,13 +32,22 @@ class Progress:
     tokens: int = 0
     positions: int = 0
     seconds: float = 0.0
+    best: float | None = None
+    best_step: int = 0
+
+    def is_best(self, loss: float) -> bool:
+        """Whether a validation loss is the lowest so far; it is noted then."""
+        if self.best is not None and loss >= self.best:
+            return False
+        self.best, self.best_step = loss, self.step
+        return True
 
 
 def make_optimizer(objective: Objective[Any], step: TrainStep) -> torch.optim.AdamW:
     """AdamW with a group for every learning part, and weight decay on matrices alone."""
     groups: list[dict[str, Any]] = []
     for part, parameters in objective.parameters().items():
-        rate = step.learn[part]
+        rate = step.learned()[part]
         matrices = [value for value in parameters.values() if value.ndim >= 2]
         others = [value for value in parameters.values() if value.ndim < 2]
         groups.append({"params": matrices, "weight_decay": step.weight_decay, "lr": rate, "rate": rate, "part": part})
@@ -45,17 +58,17 @@ def make_optimizer(objective: Objective[Any], step: TrainStep) -> torch.optim.Ad
     return torch.optim.AdamW(groups, betas=step.betas, eps=step.eps, fused=True)
 
 
-def rate_factor(done: int, total: int, warmup_fraction: float, schedule: str) -> float:
+def rate_factor(done: int, total: int, warmup: int, schedule: str, min_rate: float = 0.0) -> float:
     """What a part's rate is multiplied by in the optimizer step after `done` of `total`.
 
-    Rises linearly over the warm-up, then stays (`constant`) or falls to 0 along half a cosine.
+    Rises linearly over `warmup` optimizer steps, then stays (`constant`) or falls to `min_rate` along half a cosine.
     """
-    warmup = math.ceil(total * warmup_fraction)
     if done < warmup:
         return (done + 1) / (warmup + 1)
     if schedule == "constant":
         return 1.0
-    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, total - warmup)))
+    fallen = 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, total - warmup)))
+    return min_rate + (1 - min_rate) * fallen
 
 
 def train_step(
@@ -68,6 +81,7 @@ def train_step(
     on_log: Callable[[dict[str, Any]], None],
     on_checkpoint: Callable[[Progress], None],
     seed: int = 0,
+    validate: Callable[[], dict[str, float]] | None = None,
 ) -> None:
     """Runs one training step (one entry of the recipe's `train` list) to its end.
 
@@ -78,8 +92,10 @@ def train_step(
         batches: this rank's batches from optimizer step `progress.step` on.
         total: optimizer steps of the whole training step, for the schedule.
         progress: where to begin; updated in place.
-        on_log: called on every rank with a line every `log_every` optimizer steps and at the end.
-        on_checkpoint: called on every rank every `checkpoint_every` optimizer steps.
+        on_log: called on every rank with a line every `log_every` optimizer steps, after validations, and at the end.
+        on_checkpoint: called on every rank every `checkpoint_every` optimizer steps, and where `keep_best` asks for it.
+        validate: called on every rank every `validate_every` optimizer steps and at the end; gives the held-out loss by
+            kind, with `all`.
 
     Raises:
         SluiceError: the loss or its gradient is not a number any more.
@@ -87,55 +103,105 @@ def train_step(
     ranks = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
     rank = distributed.get_rank() if ranks else 0
     learning = [value for group in optimizer.param_groups for value in group["params"]]
-    begun, sums, fresh = time.monotonic(), torch.zeros(4, dtype=torch.float64), True
-    for batch in batches:
-        if fresh:
-            # Dropout draws from the step's own seed, so that a resumed run needs no generator state.
-            torch.manual_seed((seed * 1_000_003 + progress.step) * 1_009 + rank)
-            optimizer.zero_grad()
-            sums.zero_()
-            fresh = False
-        if batch.packs:
-            loss = objective.loss(batch)
-            if loss.requires_grad:  # it does not where no picture is shown and nothing but the connector learns
-                (loss / batch.divisor).backward()
-            sums += torch.tensor([loss.item(), len(batch.packs), batch.tokens, batch.positions], dtype=torch.float64)
-        if not batch.last:
-            continue
+    begun = time.monotonic()
+    for pieces in _optimizer_steps(batches):
+        # Dropout draws from the step's own seed, so that a resumed run needs no generator state.
+        torch.manual_seed((seed * 1_000_003 + progress.step) * 1_009 + rank)
+        optimizer.zero_grad()
+        sums, divisor = _backward(objective, pieces)
         for value in learning:
             if value.grad is None:
                 value.grad = torch.zeros_like(value)
         if ranks:
             _sum_over_ranks(learning, sums)
-        factor = rate_factor(progress.step, total, step.warmup_fraction, step.schedule)
-        for group in optimizer.param_groups:
-            group["lr"] = group["rate"] * factor
-        length = nn.utils.clip_grad_norm_(learning, step.clip_norm)
-        _check(step, progress.step, sums[0].item(), length.item())
+        _set_rates(optimizer, step, progress.step, total)
+        lengths = _clip(optimizer, step.clip_norm)
+        # The one place in an optimizer step that waits for the device.
+        (loss, packs, tokens, positions), gradients = sums.tolist(), _read(lengths)
+        _check(step, progress.step, loss, gradients["all"])
         optimizer.step()
         objective.after_update()
+
         progress.step += 1
-        progress.divisor += batch.divisor
-        progress.loss += sums[0].item()
-        progress.packs += int(sums[1])
-        progress.tokens += int(sums[2])
-        progress.positions += int(sums[3])
-        now = time.monotonic()
-        progress.seconds, begun, fresh = progress.seconds + now - begun, now, True
-        if progress.step % step.log_every == 0 or progress.step == total:
-            on_log(_line(progress, optimizer, total, length.item()))
+        progress.divisor += divisor
+        progress.loss += loss
+        progress.packs += int(packs)
+        progress.tokens += int(tokens)
+        progress.positions += int(positions)
+        progress.seconds += time.monotonic() - begun
+        ended = progress.step == total
+        losses = validate() if validate is not None and (ended or _is_due(progress.step, step.validate_every)) else None
+        if losses is not None or ended or _is_due(progress.step, step.log_every):
+            on_log(_line(progress, optimizer, total, gradients, losses))
             progress.loss, progress.divisor, progress.tokens, progress.positions, progress.seconds = 0.0, 0, 0, 0, 0.0
-        if progress.step % step.checkpoint_every == 0 and progress.step < total:
+        best = losses is not None and step.keep_best and progress.is_best(losses["all"])
+        if not ended and (best or _is_due(progress.step, step.checkpoint_every)):
             on_checkpoint(progress)
-            begun = time.monotonic()
+        begun = time.monotonic()
+
+
+def _optimizer_steps(batches: Iterable[Batch | PairBatch]) -> Iterator[Iterator[Batch | PairBatch]]:
+    """Cuts batches into those of one optimizer step each. Each is to be used up before the next is asked for."""
+    rest = iter(batches)
+
+    def until_last(batch: Batch | PairBatch) -> Iterator[Batch | PairBatch]:
+        yield batch
+        while not batch.last:
+            batch = next(rest)
+            yield batch
+
+    for first in rest:
+        yield until_last(first)
+
+
+def _backward(objective: Objective[Any], pieces: Iterable[Batch | PairBatch]) -> tuple[torch.Tensor, int]:
+    """Adds the gradients of this rank's pieces of one optimizer step up.
+
+    Returns:
+        Their loss, packs, tokens and positions as float64 [4] on the objective's device, and the step's divisor.
+    """
+    total = torch.zeros(1, dtype=torch.float64, device=objective.device)
+    packs = tokens = positions = divisor = 0
+    for batch in pieces:
+        divisor = batch.divisor
+        if not batch.packs:
+            continue
+        loss = objective.loss(batch)
+        if loss.requires_grad:  # it does not where no picture is shown and nothing but the connector learns
+            (loss / divisor).backward()
+        total += loss.detach()
+        packs, tokens, positions = packs + len(batch.packs), tokens + batch.tokens, positions + batch.positions
+    counts = torch.tensor([packs, tokens, positions], dtype=torch.float64)
+    return torch.cat([total, counts.to(objective.device, non_blocking=True)]), divisor
 
 
 def _sum_over_ranks(parameters: list[nn.Parameter], sums: torch.Tensor) -> None:
     """Adds gradients and `sums` up over all ranks, in place."""
-    moved = sums.to(parameters[0].device)
-    for work in [distributed.all_reduce(each, async_op=True) for each in (moved, *(p.grad for p in parameters))]:
+    for work in [distributed.all_reduce(each, async_op=True) for each in (sums, *(p.grad for p in parameters))]:
         work.wait()
-    sums.copy_(moved)
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, step: TrainStep, done: int, total: int) -> None:
+    for group in optimizer.param_groups:
+        warmup = step.warmup(group["part"], total)
+        group["lr"] = group["rate"] * rate_factor(done, total, warmup, step.schedule, step.min_rate)
+
+
+def _clip(optimizer: torch.optim.Optimizer, most: float) -> dict[str, torch.Tensor]:
+    """Cuts the whole gradient to the length `most`. Returns its length before, as `all`, and those of the parts."""
+    by_part: dict[str, list[torch.Tensor]] = {}
+    for group in optimizer.param_groups:
+        by_part.setdefault(group["part"], []).extend(value.grad for value in group["params"])
+    lengths = {part: nn.utils.get_total_norm(gradients) for part, gradients in by_part.items()}
+    whole = nn.utils.get_total_norm(lengths.values())
+    for group in optimizer.param_groups:
+        nn.utils.clip_grads_with_norm_(group["params"], most, whole)
+    return {"all": whole, **lengths}
+
+
+def _read(values: dict[str, torch.Tensor]) -> dict[str, float]:
+    """Scalars from the device, all at once."""
+    return dict(zip(values, torch.stack(list(values.values())).tolist(), strict=True))
 
 
 def _check(step: TrainStep, number: int, loss: float, length: float) -> None:
@@ -146,14 +212,27 @@ def _check(step: TrainStep, number: int, loss: float, length: float) -> None:
         )
 
 
-def _line(progress: Progress, optimizer: torch.optim.Optimizer, total: int, length: float) -> dict[str, Any]:
+def _is_due(done: int, every: int | None) -> bool:
+    return bool(every) and done % every == 0
+
+
+def _line(
+    progress: Progress,
+    optimizer: torch.optim.Optimizer,
+    total: int,
+    gradients: dict[str, float],
+    losses: dict[str, float] | None,
+) -> dict[str, Any]:
+    """One line of the log; `validation` stands in it where held-out losses were measured."""
     return {
         "step": progress.step,
         "steps": total,
         "loss": progress.loss / progress.divisor,
         "lr": {group["part"]: group["lr"] for group in optimizer.param_groups},
-        "gradient": length,
+        "gradient": gradients["all"],
+        "gradients": {part: length for part, length in gradients.items() if part != "all"},
         "tokens_per_s": round(progress.tokens / max(progress.seconds, 1e-9), 1),
         "packs": progress.packs,
         "filled": progress.tokens / progress.positions,
+        **({} if losses is None else {"validation": losses}),
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import torch
@@ -48,6 +50,19 @@ class Objective(ABC, Generic[B]):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             return self._loss(batch)
 
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Within it `loss` is the bare one: nothing learns, no dropout, no z-loss."""
+        training = {name: part.training for name, part in self.parts.items()}
+        for part in self.parts.values():
+            part.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for name, part in self.parts.items():
+                part.train(training[name])
+
     @abstractmethod
     def _loss(self, batch: B) -> torch.Tensor: ...
 
@@ -56,7 +71,12 @@ class Objective(ABC, Generic[B]):
 
 
 class LanguageObjective(Objective[Batch]):
-    """Cross-entropy of the supervised tokens, summed."""
+    """Cross-entropy of the supervised tokens, summed.
+
+    Args:
+        features: what a frozen tower makes of the pictures; for batches that bring no pixels.
+        z_loss: weight of log(Z)^2, which keeps logits from drifting (PaLM, Chowdhery et al. 2022, section 5).
+    """
 
     def __init__(
         self,
@@ -64,25 +84,29 @@ class LanguageObjective(Objective[Batch]):
         learn: dict[str, float],
         precision: str = "fp32",
         features: FeatureStore | None = None,
+        z_loss: float = 0.0,
     ) -> None:
         super().__init__(model.parts(), learn, precision)
-        self.model, self.features = model, features
+        self.model, self.features, self.z_loss = model, features, z_loss
 
     def _loss(self, batch: Batch) -> torch.Tensor:
         labels = functional.pad(batch.labels[:, 1:], (0, 1), value=NO_LOSS).flatten()
         at = torch.nonzero(labels != NO_LOSS).flatten()
         pictures: dict[str, torch.Tensor] = {}
-        if self.features is not None and batch.samples:
-            pictures["picture_features"] = self.features.read(batch.samples).to(self.device)
-        elif batch.pixel_values is not None:
+        if batch.pixel_values is not None:
             pictures["pixel_values"] = batch.pixel_values.to(self.device)
+        elif self.features is not None and batch.samples:
+            pictures["picture_features"] = self.features.read(batch.samples).to(self.device)
         logits = self.model(
             input_ids=batch.input_ids.to(self.device),
             position_ids=batch.position_ids.to(self.device),
             logits_at=at.to(self.device),
             **pictures,
-        )
-        return functional.cross_entropy(logits.float(), labels[at].to(self.device), reduction="sum")
+        ).float()
+        loss = functional.cross_entropy(logits, labels[at].to(self.device), reduction="sum")
+        if self.z_loss and torch.is_grad_enabled():
+            loss = loss + self.z_loss * logits.logsumexp(-1).square().sum()
+        return loss
 
 
 class ContrastiveObjective(Objective[PairBatch]):

@@ -14,6 +14,7 @@ from stages.run_folder import RunFolder
 from stages.store import arrow_place, remove_folder
 from stages.train.logs import log_path, read_log
 from stages.train.settings import TrainStep
+from stages.train.validation import ALL
 from stages.train.work import StepWork
 
 log = logging.getLogger("sluice")
@@ -46,14 +47,21 @@ class TrainRecipe(Protocol):
     def ray(self) -> RayPart: ...
 
 
-def run_training(run: RunFolder, recipe: TrainRecipe, on_log: OnLog | None = None) -> dict[str, Any]:
+def run_training(
+    run: RunFolder,
+    recipe: TrainRecipe,
+    on_log: OnLog | None = None,
+    on_step: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
     """Runs the recipe's training steps that are not done yet, each from its last checkpoint where there is one.
 
     Args:
         on_log: called with a step's name and each new line of its log while it runs.
+        on_step: called when a step is done, with how many are.
 
     Returns:
-        For each step: `<name>_steps`, `<name>_packs` and `<name>_loss`, the loss of its last log line.
+        For each step: `<name>_steps`, `<name>_packs`, `<name>_loss`, the loss of its last log line, and
+        `<name>_validation`, its last loss on held-out conversations, where there are any.
 
     Raises:
         SluiceError: a worker failed; the message is its own. Starting again goes on from the last checkpoint.
@@ -63,10 +71,13 @@ def run_training(run: RunFolder, recipe: TrainRecipe, on_log: OnLog | None = Non
         work = StepWork(run, recipe.model, recipe.train[: number + 1], recipe.seed)
         if not work.done():
             _fit(work, recipe.ray.train_workers, on_log or _to_log)
+        if on_step is not None:
+            on_step(number + 1)
         manifest = run.manifest("train", step.name) or {"counts": {}}
         last = read_log(log_path(run, step.name))[-1:]
         counts |= {f"{step.name}_{name}": value for name, value in manifest["counts"].items()}
         counts |= {f"{step.name}_loss": line["loss"] for line in last}
+        counts |= {f"{step.name}_validation": line["validation"][ALL] for line in last if "validation" in line}
     return counts
 
 
@@ -149,4 +160,5 @@ class _Watch:
 
 
 def _to_log(name: str, line: dict[str, Any]) -> None:
-    log.info("train %s: step %d of %d, loss %.4f", name, line["step"], line["steps"], line["loss"])
+    held_out = f", held out {line['validation'][ALL]:.4f}" if "validation" in line else ""
+    log.info("train %s: step %d of %d, loss %.4f%s", name, line["step"], line["steps"], line["loss"], held_out)

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.clip import PACKAGED_MODEL, ResizeMode
 from schemas.settings import Settings
+
+
+class PartRate(Settings):
+    """How fast one part learns, where a number alone does not say it."""
+
+    rate: float = Field(description="highest learning rate")
+    warmup_steps: int | None = Field(
+        None, ge=0, description="optimizer steps in which this part's rate rises; the step's own warm-up where null"
+    )
+
+
+def _form(value: Any) -> str:
+    return "section" if isinstance(value, dict | PartRate) else "number"
+
+
+#: A learning rate, or a section with it.
+Rate = Annotated[Annotated[float, Tag("number")] | Annotated[PartRate, Tag("section")], Discriminator(_form)]
 
 
 class TrainStep(Settings):
@@ -17,9 +35,9 @@ class TrainStep(Settings):
     objective: Literal["language", "contrastive"] = Field(
         "language", description="`language`: answer tokens; `contrastive`: a CLIP on pictures and captions"
     )
-    learn: dict[str, float] = Field(
-        description="part -> highest learning rate; parts not named, or at 0, stay as they are. "
-        "Parts: vision, connector, language; for contrastive steps: clip"
+    learn: dict[str, Rate] = Field(
+        description="part -> highest learning rate, or {rate, warmup_steps}; parts not named, or at 0, stay as they "
+        "are. Parts: vision, connector, language; for contrastive steps: clip"
     )
     kinds: list[str] | None = Field(None, description="conversation kinds that the step uses; all, where empty")
     epochs: float = Field(1, gt=0, description="passes over the conversations; a fraction at the end is a part of one")
@@ -36,13 +54,28 @@ class TrainStep(Settings):
         0, ge=0, lt=1, description="contrastive only: pictures are cropped to a random area of at least 1 - this share"
     )
     warmup_fraction: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises linearly")
-    schedule: Literal["cosine", "constant"] = Field("cosine", description="the rate after warm-up falls to 0, or stays")
+    warmup_steps: int | None = Field(None, ge=0, description="optimizer steps of warm-up, instead of warmup_fraction")
+    schedule: Literal["cosine", "constant"] = Field(
+        "cosine", description="the rate after warm-up falls to min_rate, or stays"
+    )
+    min_rate: float = Field(0, ge=0, le=1, description="share of the highest rate that cosine ends at")
     weight_decay: float = Field(0, ge=0, description="AdamW's, on matrices only (not on biases and norms)")
     betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's")
     eps: float = Field(1e-8, gt=0, description="AdamW's")
     clip_norm: float = Field(1.0, gt=0, description="the gradient's length is cut to this")
+    z_loss: float = Field(
+        0, ge=0, description="weight of log(Z)^2 on supervised tokens (PaLM's z-loss), which is part of the logged loss"
+    )
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of the matrix products; weights are kept in fp32")
     checkpoint_every: int = Field(100, ge=1, description="optimizer steps between checkpoints")
+    keep: int = Field(2, ge=1, description="last checkpoints that are kept")
+    keep_best: bool = Field(True, description="also keep the state with the lowest validation loss")
+    validate_every: int | None = Field(
+        None, ge=0, description="optimizer steps between validations; at the step's end alone, where null or 0"
+    )
+    validate_samples: int = Field(
+        200, ge=0, description="most held-out conversations whose loss a validation measures; 0: none"
+    )
     log_every: int = Field(10, ge=1, description="optimizer steps between log lines")
     cache_features: bool = Field(
         True, description="while the vision tower is frozen, compute each picture's features once (fp16, on disk)"
@@ -52,17 +85,26 @@ class TrainStep(Settings):
     @model_validator(mode="after")
     def _fits_objective(self) -> TrainStep:
         parts = {"clip"} if self.objective == "contrastive" else {"vision", "connector", "language"}
-        for part, rate in self.learn.items():
+        for part, given in self.learn.items():
             if part not in parts:
                 raise ValueError(f"learn: '{part}' is no part of a {self.objective} step: {', '.join(sorted(parts))}")
-            if rate < 0:
-                raise ValueError(f"learn: the rate of '{part}' is negative")
+            if not 0 <= _rate(given) < math.inf:
+                raise ValueError(f"learn: the rate of '{part}' must be 0 or more")
         if not self.learned():
             raise ValueError("learn: no part has a rate above 0")
-        standard = {name: type(self).model_fields[name].default for name in ("accumulation", "packs_per_step")}
-        if self.objective == "contrastive" and any(getattr(self, name) != value for name, value in standard.items()):
+        if self.objective == "contrastive" and self._is_set("accumulation", "packs_per_step"):
             raise ValueError("a contrastive step's batch cannot be cut or joined: set `batch` alone")
+        if self.objective == "contrastive" and self._is_set("z_loss"):
+            raise ValueError("z_loss: a contrastive step has no tokens; leave it out")
+        if self.warmup_steps is not None and self._is_set("warmup_fraction"):
+            raise ValueError("give either warmup_steps or warmup_fraction")
+        if self.schedule == "constant" and self._is_set("min_rate"):
+            raise ValueError("min_rate: a constant rate does not fall; set schedule: cosine")
         return self
+
+    def _is_set(self, *names: str) -> bool:
+        """Whether one of these has another value than its default. A resolved recipe writes all defaults out."""
+        return any(getattr(self, name) != type(self).model_fields[name].default for name in names)
 
     @property
     def global_packs(self) -> int:
@@ -71,4 +113,15 @@ class TrainStep(Settings):
 
     def learned(self) -> dict[str, float]:
         """The parts that learn, with their rates."""
-        return {part: rate for part, rate in sorted(self.learn.items()) if rate > 0}
+        return {part: _rate(given) for part, given in sorted(self.learn.items()) if _rate(given) > 0}
+
+    def warmup(self, part: str, total: int) -> int:
+        """Optimizer steps, of `total`, in which the rate of `part` rises."""
+        given = self.learn[part]
+        if isinstance(given, PartRate) and given.warmup_steps is not None:
+            return given.warmup_steps
+        return math.ceil(total * self.warmup_fraction) if self.warmup_steps is None else self.warmup_steps
+
+
+def _rate(given: float | PartRate) -> float:
+    return given.rate if isinstance(given, PartRate) else given

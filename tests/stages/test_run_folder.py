@@ -176,6 +176,7 @@ def _saved(folder: CheckpointFolder, steps: list[int]) -> None:
         objective.weight.sum().backward()
         optimizer.step()
         folder.save(objective, optimizer, Progress(step=step, loss=step / 2))  # type: ignore[arg-type]
+    folder.wait()
 
 
 def test_a_checkpoint_is_resumed_from_and_the_last_two_are_kept(run: RunFolder) -> None:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 from pipelines.report.material import Material
+from stages.evaluate import step_results
 
 _QUESTIONS = 9
 _ANSWERERS = {
@@ -17,14 +18,13 @@ _ANSWERERS = {
 
 
 def evaluation(material: Material) -> dict[str, Any] | None:
-    """Accuracy by kind beside the blind baselines, and some questions with what was answered."""
+    """Accuracy by kind beside the blind baselines, after each step, and some questions with what was answered."""
     result = material.evaluated
     if result is None:
         return None
     known = [name for name in _ANSWERERS if name in result["accuracy"]]
     names = known + sorted(name for name in result["accuracy"] if name not in known)
-    lines = [{"kind": "all", "questions": result["questions"], "accuracy": result["accuracy"]}]
-    lines += [{"kind": kind, **found} for kind, found in sorted(result["kinds"].items())]
+    lines = [{"kind": kind, **found} for kind, found in [("all", result), *sorted(result["kinds"].items())]]
     asked = _telling_questions(result["examples"])
     shown = material.rows.show(example["sample_id"] for example in asked) if material.has_ledger else {}
     return {
@@ -32,6 +32,7 @@ def evaluation(material: Material) -> dict[str, Any] | None:
         "names": names,
         "meanings": {name: _ANSWERERS.get(name, "") for name in names},
         "lines": lines,
+        "steps": step_results(material.run, material.recipe),
         "asked": [{**example, "row": shown.get(example["sample_id"])} for example in asked],
     }
 

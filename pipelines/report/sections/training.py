@@ -1,4 +1,4 @@
-"""Losses and rates of every training step."""
+"""Losses, on held-out conversations too, and rates of every training step."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pipelines.report.charts import Chart, line_chart
 from pipelines.report.material import Material
 from schemas.vocabulary import Stage
 from stages.train.logs import log_path, read_log
+from stages.train.validation import ALL
 
 
 def training(material: Material) -> list[dict[str, Any]] | None:
@@ -22,6 +23,7 @@ def training(material: Material) -> list[dict[str, Any]] | None:
             continue
         number = [line["step"] for line in lines]
         loss = [line["loss"] for line in lines]
+        validated = [line for line in lines if "validation" in line]
         steps.append({
             "name": step.name,
             "learn": step.learned(),
@@ -33,10 +35,32 @@ def training(material: Material) -> list[dict[str, Any]] | None:
             "tokens_per_s": float(np.mean([line.get("tokens_per_s", 0.0) for line in lines])),
             "filled": float(np.mean([line.get("filled", 0.0) for line in lines])),
             "plan": (material.run.manifest("plan", step.name) or {"counts": {}})["counts"],
-            "loss": line_chart([("loss", number, loss)], "optimizer step", "loss"),
+            "held_out": validated[-1]["validation"] if validated else None,
+            "best": min(validated, key=lambda line: line["validation"][ALL]) if len(validated) > 1 else None,
+            "loss": _loss_chart(number, loss, validated),
+            "loss_by_kind": _kinds_chart(validated),
             "rates": _rate_chart(number, [line["lr"] for line in lines]),
         })  # fmt: skip
     return steps or None
+
+
+def _loss_chart(steps: list[int], losses: list[float], validated: list[dict[str, Any]]) -> Chart:
+    """The training loss, and beside it that on held-out conversations where it was measured more than once."""
+    series = [("loss", steps, losses)]
+    if len(validated) > 1:
+        held_out = [line["validation"][ALL] for line in validated]
+        series = [("training", steps, losses), ("held out", [line["step"] for line in validated], held_out)]
+    return line_chart(series, "optimizer step", "loss")
+
+
+def _kinds_chart(validated: list[dict[str, Any]]) -> Chart | None:
+    """The loss on held-out conversations of each kind; None where there are not several kinds or measurements."""
+    if len(validated) < 2 or len(validated[0]["validation"]) < 3:
+        return None
+    steps = [line["step"] for line in validated]
+    kinds = sorted(kind for kind in validated[0]["validation"] if kind != ALL)
+    series = [(kind, steps, [line["validation"][kind] for line in validated]) for kind in kinds]
+    return line_chart(series, "optimizer step", "loss on held-out conversations by kind")
 
 
 def _rate_chart(steps: list[int], rates: list[dict[str, float]]) -> Chart:

@@ -81,8 +81,12 @@ def make_run(root: Path, parts: int = 2, rows: int = 12, long_row: int | None = 
     return run
 
 
-def make_model(folder: Path) -> ModelSettings:
-    """An untrained model: the packaged tower's shape, a Llama of two layers, a tokenizer of 320 tokens."""
+def make_model(folder: Path, **more: Any) -> ModelSettings:
+    """An untrained model: the packaged tower's shape, a Llama of two layers, a tokenizer of 320 tokens.
+
+    Args:
+        more: further keys of the Llama's config.
+    """
     make_tokenizer(folder, None, "Which colour is it? Describe it. A field, all red green blue white.")
     config = {
         "model_type": "llama",
@@ -92,6 +96,7 @@ def make_model(folder: Path) -> ModelSettings:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "tie_word_embeddings": True,
+        **more,
     }
     return ModelSettings.model_validate(
         {"vision": {"pretrained": "none"}, "language": {"config": config, "tokenizer": str(folder)}}

@@ -76,8 +76,8 @@ def after_steps(run, settings, step, rank=0, world=1, steps=2):
 
 
 def test_accumulation_changes_nothing(run, model):
-    whole, whole_losses = after_steps(run, model, ALIGN)
-    cut, cut_losses = after_steps(run, model, ALIGN.model_copy(update={"accumulation": 4}))
+    whole, whole_losses = after_steps(run, model, ALIGN.model_copy(update={"packs_per_step": 8}))
+    cut, cut_losses = after_steps(run, model, ALIGN.model_copy(update={"packs_per_step": 8, "accumulation": 8}))
     assert cut_losses == pytest.approx(whole_losses, rel=1e-5)
     assert torch.allclose(whole, cut, atol=1e-5)
 
@@ -211,13 +211,65 @@ def test_packs_that_cannot_be_shared_out_are_refused(run, model):
 
 
 def test_rates_rise_then_fall():
-    rates = [rate_factor(done, 100, 0.1, "cosine") for done in range(100)]
+    rates = [rate_factor(done, 100, 10, "cosine") for done in range(100)]
     assert rates[:11] == sorted(rates[:11])
     assert max(rates) == rates[10] == 1
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 0.01
-    assert rate_factor(50, 100, 0.1, "constant") == 1
-    assert rate_factor(0, 1, 0.5, "cosine") > 0
+    assert rate_factor(50, 100, 10, "constant") == 1
+    assert rate_factor(0, 1, 1, "cosine") > 0
+
+
+def test_rates_end_at_the_share_that_the_recipe_says():
+    assert rate_factor(100, 100, 10, "cosine", 0.1) == pytest.approx(0.1)
+    assert rate_factor(55, 100, 10, "cosine", 0.1) == pytest.approx(0.55)
+    assert rate_factor(10, 100, 10, "cosine", 0.1) == 1
+
+
+def test_each_part_has_its_own_warm_up():
+    """Molmo's: 200 steps for the connector, 2,000 for the other two (Deitke et al. 2024, section 4)."""
+    learn = {"connector": {"rate": 2e-4, "warmup_steps": 200}, "vision": 6e-6, "language": {"rate": 2e-5}}
+    step = TrainStep(name="captions", learn=learn, warmup_steps=2000, min_rate=0.1)
+    assert [step.warmup(part, 22000) for part in ("connector", "vision", "language")] == [200, 2000, 2000]
+    assert step.learned() == {"connector": 2e-4, "language": 2e-5, "vision": 6e-6}
+    assert TrainStep(name="x", learn={"connector": 1}, warmup_fraction=0.1).warmup("connector", 95) == 10
+
+
+def test_a_resolved_step_says_the_same_again():
+    step = TrainStep(
+        name="x", learn={"connector": {"rate": 1e-3, "warmup_steps": 7}}, warmup_steps=9, schedule="constant"
+    )
+    assert TrainStep.model_validate(step.model_dump(mode="json", exclude_none=True)) == step
+
+
+def test_parts_learn_at_their_own_rates(run, model):
+    step = INSTRUCT.model_copy(update={"max_steps": 4, "warmup_steps": 1, "log_every": 1})
+    learn = {"connector": {"rate": 1e-3, "warmup_steps": 3}, "language": 3e-3}
+    step = TrainStep.model_validate(step.model_dump(mode="json") | {"learn": learn, "min_rate": 0.5})
+    StepWork(run, model, [step], 1).train()
+    lines = read_log(log_path(run, "instruct"))
+    assert [line["lr"]["connector"] for line in lines] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3])
+    half = [0.5 + 0.5 * 0.5 * (1 + math.cos(math.pi * done / 3)) for done in (0, 1, 2)]
+    assert [line["lr"]["language"] for line in lines] == pytest.approx([1.5e-3, *(3e-3 * share for share in half)])
+    for line in lines:
+        whole = math.hypot(line["gradients"]["connector"], line["gradients"]["language"])
+        assert line["gradient"] == pytest.approx(whole)
+
+
+def test_z_loss_is_the_square_of_log_z_on_supervised_tokens(run, model):
+    built, tokenizer = build_model(model, 1)
+    reader = PackReader(run, ["train"])
+    collate = LanguageCollate(reader, tokenizer, built.picture_tokens, built.vision.picture_tensor)
+    batch = collate(next(PiecePlan(pq.read_table(run.path("plan", "align.parquet")), 4).pieces()))
+    plain = LanguageObjective(built, {"connector": 1e-3})
+    penalised = LanguageObjective(built, {"connector": 1e-3}, z_loss=0.5)
+    with torch.no_grad():
+        logits = built(batch.input_ids, batch.position_ids, batch.pixel_values)
+    learned = batch.labels[:, 1:] != -100
+    expected = 0.5 * logits[:, :-1].exp().sum(-1).log().square()[learned].sum()
+    assert penalised.loss(batch).item() == pytest.approx((plain.loss(batch) + expected).item(), rel=1e-5)
+    with penalised.measuring():
+        assert penalised.loss(batch).item() == pytest.approx(plain.loss(batch).item(), rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -226,6 +278,12 @@ def test_rates_rise_then_fall():
         ({"learn": {"tower": 1.0}}, "'tower' is no part of a language step: connector, language, vision"),
         ({"learn": {"language": 0}}, "no part has a rate above 0"),
         ({"learn": {"clip": 1e-3}, "objective": "contrastive", "accumulation": 2}, "set `batch` alone"),
+        ({"learn": {"clip": 1e-3}, "objective": "contrastive", "z_loss": 1e-4}, "has no tokens; leave it out"),
+        ({"learn": {"language": -1}}, "the rate of 'language' must be 0 or more"),
+        ({"learn": {"language": {"warmup_steps": 3}}}, "Field required"),
+        ({"learn": {"language": "fast"}}, "should be a valid number"),
+        ({"learn": {"language": 1}, "warmup_steps": 3, "warmup_fraction": 0.1}, "either warmup_steps or"),
+        ({"learn": {"language": 1}, "min_rate": 0.1, "schedule": "constant"}, "set schedule: cosine"),
     ],
 )
 def test_steps_that_make_no_sense_are_refused(values, message):
