@@ -213,7 +213,7 @@ def _check(step: TrainStep, number: int, loss: float, length: float) -> None:
 
 
 def _is_due(done: int, every: int | None) -> bool:
-    return bool(every) and done % every == 0
+    return every is not None and every > 0 and done % every == 0
 
 
 def _line(
