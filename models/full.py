@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from models.attention import sample_bounds, use_packed_attention
 from models.connectors import Connector, connector_class
 from models.language import LanguageSettings, load_language
 from models.towers import VisionSettings, VisionTower
@@ -56,6 +57,7 @@ class VisionLanguageModel(nn.Module):
         super().__init__()
         self.vision, self.connector, self.language = vision, connector, language
         self.image_token_id = image_token_id
+        self.packed_attention = use_packed_attention(language)
 
     @property
     def picture_tokens(self) -> int:
@@ -124,7 +126,8 @@ class VisionLanguageModel(nn.Module):
         embeddings = self.embed(input_ids, pixel_values, picture_features)
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
-        options: dict[str, Any] = {"attention_mask": None, "position_ids": position_ids, "use_cache": False}
+        mask = sample_bounds(position_ids) if self.packed_attention else None
+        options: dict[str, Any] = {"attention_mask": mask, "position_ids": position_ids, "use_cache": False}
         if logits_at is None:
             return self.language(inputs_embeds=embeddings, **options).logits
         # Picking the places right before the head, and not from the logits, keeps whatever an architecture

@@ -1,0 +1,117 @@
+"""Attention over packs: samples that share a row never see each other, and what they may not see is never computed.
+
+transformers finds an attention function by its name and hands a mask of four dimensions to it untouched. So what goes
+through the model in the mask's place is where samples begin; no mask of T x T is made, here or there.
+"""
+
+from __future__ import annotations
+
+import models.compat  # noqa: F401
+
+# isort: split
+from typing import Any
+
+import torch
+from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "sluice_packed"
+
+
+def use_packed_attention(language: Any) -> bool:
+    """Lets a language model take `sample_bounds` as its attention mask, where it can; other masks stay as they were.
+
+    It can if its layers leave all masking to one attention function of transformers, and attend in no other way.
+    """
+    fits = (
+        language.config._attn_implementation == "sdpa"
+        and language._supports_attention_backend
+        and language._supports_flash_attn
+        and not language._is_stateful
+    )
+    if fits:
+        language.set_attn_implementation(NAME)
+    return fits
+
+
+def sample_bounds(position_ids: torch.Tensor) -> torch.Tensor:
+    """Where samples begin and end in the flattened batch, in the form of a mask.
+
+    Args:
+        position_ids: int64 [B, T], ascending by 1 within a sample. A row begins a sample, too.
+
+    Returns:
+        int32 [1, 1, L, S + 1]: the S samples' begins in the B * T places, and B * T. It is one row of numbers,
+        expanded; L is the length of the longest sample, to be known without asking the device.
+    """
+    begins = torch.ones_like(position_ids, dtype=torch.bool)
+    begins[:, 1:] = position_ids.diff(dim=1) != 1
+    bounds = torch.nonzero(torch.nn.functional.pad(begins.flatten(), (0, 1), value=True)).flatten().to(torch.int32)
+    return bounds.expand(1, 1, int(bounds.diff().max()), -1)
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """What transformers calls in each layer: causal attention within each sample of `attention_mask`.
+
+    On CUDA, in half precision, one call of FlashAttention for sequences of different lengths (Dao 2023); elsewhere one
+    call of the fused kernel for each sample. With another mask than `sample_bounds` makes, transformers' own function.
+
+    Args:
+        query, key, value: [B, H, T, D]; key and value may have fewer heads, each for as many of the query's.
+        sliding_window: how many places a token sees, itself included; all before it, where None.
+
+    Returns:
+        [B, T, H, D], and None for the weights.
+
+    Raises:
+        ValueError: the layer asks for something that this function does not do.
+    """
+    if attention_mask is None or attention_mask.dtype != torch.int32:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **options)
+    unknown = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    if unknown:
+        raise ValueError(f"{type(module).__name__} attends with {unknown[0]}, which packed attention does not know")
+    batch, _, length, _ = query.shape
+    bounds, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
+    flat = [each.transpose(1, 2).flatten(0, 1) for each in (query, key, value)]
+    window = sliding_window if sliding_window is not None and sliding_window < longest else None
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout and query.shape[-1] <= 256:
+        sides = (-1 if window is None else window - 1, 0)
+        found = varlen_attn(*flat, bounds, bounds, longest, longest, scale=scaling, window_size=sides, enable_gqa=True)
+    else:
+        found = _each_sample(flat, bounds.diff().tolist(), dropout, scaling, window)
+    return found.unflatten(0, (batch, length)), None
+
+
+def _each_sample(
+    flat: list[torch.Tensor], lengths: list[int], dropout: float, scaling: float | None, window: int | None
+) -> torch.Tensor:
+    """Query, key and value [B * T, H, D] -> [B * T, H, D], one sample after the other."""
+    found = []
+    for sample in zip(*(each.split(lengths) for each in flat), strict=True):
+        query, key, value = (each.transpose(0, 1)[None] for each in sample)
+        mask = None
+        if window is not None and query.shape[2] > window:
+            mask = query.new_ones(query.shape[2], query.shape[2], dtype=torch.bool).tril().triu(1 - window)
+        one = scaled_dot_product_attention(
+            query, key, value, mask, dropout, mask is None, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+        )
+        found.append(one[0].transpose(0, 1))
+    return torch.cat(found)
+
+
+AttentionInterface.register(NAME, packed_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
