@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -89,7 +90,8 @@ def nginx(root: Path) -> Iterator[str]:
             f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         config.write_text(
-            f"daemon off; worker_processes 1; pid {folder}/pid; error_log stderr crit;"
+            # Started by root, its worker would be another user's, who cannot read a private folder.
+            f"{'user root; ' if os.geteuid() == 0 else ''}daemon off; worker_processes 1; pid {folder}/pid; error_log stderr crit;"
             "events { worker_connections 8192; }"
             f"http {{ access_log off; sendfile on; keepalive_requests 1000000; {temporary}"
             "types { image/jpeg jpg; }"

@@ -100,8 +100,10 @@ def _run(rows: int, base: str, work: Path) -> dict[str, float]:
     source(line)
     for _ in run_parts([acquire_place(line.run, line.recipe.acquire)], line.run.parts()):
         pass
-    ledger(line)
+    ended = ledger(line)
     seconds = time.monotonic() - begin
+    if ended["kept"] != rows:
+        raise SystemExit(f"bench.scale: of {rows} rows only {ended['kept']} came through: {ended}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     return {"seconds": round(seconds, 1), "driver_mb": round(peak, 1)}
 
