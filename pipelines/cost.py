@@ -10,6 +10,7 @@ import pyarrow as pa
 from stages.instruct import InstructSettings
 from stages.instruct.context import Context
 from stages.instruct.endpoint.answer import estimate_tokens, text_tokens
+from stages.instruct.gates import find_gate
 from stages.instruct.kinds import EndpointKind, find_kind
 
 #: Rows from the source's beginning whose captions and boxes stand for all.
@@ -18,12 +19,17 @@ _ROWS_LOOKED_AT = 200
 
 @dataclass(frozen=True)
 class Cost:
-    """Requests and tokens if every row were kept; answers are taken to be as long as the prompts' examples."""
+    """Requests and tokens if every row were kept; answers are taken to be as long as the prompts' examples.
+
+    Attributes:
+        further: what the recipe has asked beyond the first requests, in words; not in the figures.
+    """
 
     requests: int
     input_tokens: int
     output_tokens: int
     most_output_tokens: int
+    further: tuple[str, ...] = ()
 
 
 def endpoint_cost(settings: InstructSettings, rows: int, first: pa.Table) -> Cost | None:
@@ -48,7 +54,8 @@ def endpoint_cost(settings: InstructSettings, rows: int, first: pa.Table) -> Cos
         requests += share * rows
         asked += share * rows * sum(map(estimate_tokens, chats)) / len(chats)
         answered += share * rows * expected
-    return Cost(round(requests), round(asked), round(answered), round(requests) * settings.endpoint.max_tokens)
+    most = round(requests) * settings.endpoint.max_tokens
+    return Cost(round(requests), round(asked), round(answered), most, tuple(_further(settings, round(requests))))
 
 
 def cost_lines(settings: InstructSettings, cost: Cost) -> list[str]:
@@ -60,6 +67,7 @@ def cost_lines(settings: InstructSettings, cost: Cost) -> list[str]:
         "answers (were every row kept)",
         f"  likely about {cost.input_tokens:,} tokens of requests and {cost.output_tokens:,} of answers, by the "
         "prompts, their examples, and the first rows",
+        *(f"  not counted in: {text}" for text in cost.further),
     ]
     spent: dict[str, tuple[float, float | None]] = {
         "tokens": (cost.input_tokens + cost.output_tokens, endpoint.budget.tokens)
@@ -77,6 +85,16 @@ def cost_lines(settings: InstructSettings, cost: Cost) -> list[str]:
         elif cap is not None:
             lines.append(f"  within the budget of {cap:,} in {name}")
     return lines
+
+
+def _further(settings: InstructSettings, requests: int) -> list[str]:
+    """Requests whose number only the answers decide."""
+    found = []
+    if settings.retry_refused:
+        found.append(f"instruct.retry_refused asks once more for each refused answer, at most {requests:,} times")
+    if any(find_gate(name).blind for name in settings.chosen_gates()):
+        found.append("the gate not_visual asks each different question once more without its picture, in few tokens")
+    return found
 
 
 def _context(row: dict[str, Any]) -> Context:

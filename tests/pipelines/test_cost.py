@@ -53,3 +53,17 @@ def test_the_budget_is_held_against_the_estimate(budget: dict[str, float], said:
     lines = "\n".join(cost_lines(settings, cost))
     assert said in lines and "at most 500 requests and 50,000 tokens" in lines
     assert f"likely about {(cost.input_tokens + 2 * cost.output_tokens) / 1e6:,.2f} in money" in lines
+
+
+def test_what_only_the_answers_decide_is_said_beside_the_estimate() -> None:
+    plain = _settings()
+    cost = endpoint_cost(plain, 1000, _first(2))
+    assert cost is not None and not any("once more" in line for line in cost_lines(plain, cost)[2:])
+    asking = InstructSettings.model_validate(
+        {**plain.model_dump(exclude_unset=True), "retry_refused": True, "gates": {"not_visual": "turn"}}
+    )
+    cost = endpoint_cost(asking, 1000, _first(2))
+    assert cost is not None
+    lines = "\n".join(cost_lines(asking, cost))
+    assert "retry_refused asks once more for each refused answer, at most 500 times" in lines
+    assert "not_visual asks each different question" in lines

@@ -12,7 +12,11 @@ import ray
 
 from schemas.errors import SluiceError
 from stages.graph import PartOutput, PartWork, Place, run_parts
+from stages.instruct import InstructSettings
+from stages.instruct.place import instruct_place
 from stages.run_folder import RunFolder
+from tests.stages.instruct.endpoint_server import said, serve
+from tests.stages.instruct.test_instruct_work import make_run
 
 
 class First(PartWork):
@@ -93,3 +97,21 @@ def test_a_stage_s_own_error_reaches_the_caller_and_ends_the_actors(tmp_path):
 
 def test_no_parts_start_no_actors(tmp_path):
     assert list(run_parts([Place(lambda: 1 / 0, num_cpus=1)], [])) == []
+
+
+def test_a_spent_budget_stops_the_run_with_its_message_and_a_higher_one_goes_on_asking_nothing_twice(tmp_path):
+    run = make_run(tmp_path / "run", rows=5, dropped=())
+    talk = "Question: What is in the picture?\nAnswer: Some things.\nQuestion: What else?\nAnswer: Nothing else."
+    with serve(lambda body: said(talk, input_tokens=200)) as server:
+
+        def place(budget: dict[str, int]) -> Place:
+            endpoint = {"base_url": server.url, "model": "m", "concurrency": 1, "max_tokens": 50, "budget": budget}
+            given = InstructSettings.model_validate({"kinds": {"conversation": 1}, "endpoint": endpoint})
+            return instruct_place(run, given, 5, 5)
+
+        with pytest.raises(SluiceError, match="raise instruct.endpoint.budget"):
+            list(run_parts([place({"tokens": 1500})], [0]))
+        asked = len(server.asked)
+        assert 0 < asked < 5
+        assert list(run_parts([place({"tokens": 100_000})], [0])) == [0]
+        assert len(server.asked) == 5
