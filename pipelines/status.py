@@ -10,6 +10,7 @@ from rich.table import Table
 
 from pipelines.recipe import load_recipe
 from pipelines.tables import evaluation_table, funnel_table
+from stages.feed.plan import ran_out
 from stages.graph import count_over_parts
 from stages.run_folder import RunFolder
 
@@ -36,6 +37,8 @@ def show_status(run: RunFolder, out: Console) -> None:
         finished = run.manifest("train", step.name) is not None
         said = f"optimizer step {last['step']}, loss {last['loss']:.3f}" if last else "not begun"
         table.add_row(f"train {step.name}", "done" if finished else "", "", "", "", said)
+        for line in ran_out(run, step.name):
+            table.add_row(f"plan {step.name}", "", "", "", "", line)
     out.print(table)
     if run.manifest("ledger", parts[0] if parts else 0):
         out.print(funnel_table(run))

@@ -21,6 +21,7 @@ from schemas.conversation import Turn
 from schemas.errors import InputError
 from schemas.settings import Settings
 from stages.feed.reader import PackReader
+from stages.feed.split import whole_id
 from stages.instruct.kinds import exact_kinds
 from stages.render import renderer_names
 from stages.run_folder import WHOLE, RunFolder, work_key
@@ -279,7 +280,7 @@ def _trained_answer(run: RunFolder, recipe: EvaluateRecipe, settings: EvaluateSe
 def _train_turns(run: RunFolder, kinds: Sequence[str]) -> list[tuple[str, str]]:
     """(kind, answer) of the training split's turns."""
     lengths = run.read_table("lengths", columns=["conversation_id", "split"]).to_pylist()
-    used = {row["conversation_id"] for row in lengths if row["split"] == "train"}
+    used = {whole_id(row["conversation_id"]) for row in lengths if row["split"] == "train"}
     said = run.read_table("conversations", columns=["conversation_id", "turns"]).to_pylist()
     turns = [turn for row in said if row["conversation_id"] in used for turn in row["turns"]]
     return [(turn["kind"], turn["answer"]) for turn in turns if turn["kind"] in kinds]

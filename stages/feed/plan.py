@@ -6,9 +6,10 @@ is started again goes on with the exact next pack.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +17,18 @@ import pyarrow.compute as pc
 
 from schemas.errors import InputError, SluiceError
 from schemas.tables import PLAN
+from stages.feed.fill import fill_packs
+from stages.feed.mixture import mix_packs
 from stages.feed.settings import FeedSettings
 from stages.run_folder import RunFolder, work_key
 from stages.train.settings import TrainStep
 
+log = logging.getLogger("sluice")
+
 STAGE = "plan"
 VERSION = 1
-
-#: Conversations that a pack is filled from, at least.
-_CANDIDATES = 64
+#: The component of a mixture that holds all conversations about no picture.
+TEXT_ONLY = "text_only"
 
 
 def plan_packs(
@@ -55,11 +59,7 @@ def plan_packs(
         InputError: there is nothing to plan, or a conversation is longer than a pack.
     """
     chosen = chosen_rows(lengths, kinds)
-    sizes = chosen["length"].to_numpy()
-    if sizes.max() > tokens_per_pack:
-        raise InputError(
-            f"feed.tokens_per_pack: {tokens_per_pack} is less than the longest conversation ({sizes.max()} tokens)"
-        )
+    sizes = _sizes(chosen, tokens_per_pack)
     packs: list[list[int]] = []
     pack_epochs: list[int] = []
     for epoch, order in _epoch_orders(len(chosen), seed, epochs):
@@ -102,6 +102,52 @@ def plan_batches(
     return pack_table(chosen, packs, pack_epochs)
 
 
+def plan_mixture(
+    lengths: pa.Table,
+    tokens_per_pack: int,
+    seed: int,
+    step: TrainStep,
+    pictures_per_pack: int | None = None,
+) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
+    """Packs a mixture: after every pack each component has its share of the tokens, within one pack.
+
+    Every component is needed from the first pack on, so a plan of the first parts is not the begin of a plan of more.
+
+    Args:
+        step: its `mixture`, `repeat`, `epochs` and `tokens`.
+
+    Returns:
+        A table of `schemas.tables.PLAN` whose `source` is the component and whose `epoch` is the component's own, and
+        for each component its `share`, `tokens` and `passes` (a fraction where the last is not whole), and
+        `ended_at_pack`, the packs there were when it ended; null where it did not.
+
+    Raises:
+        InputError: a component is not in the shards, or a conversation is longer than a pack.
+    """
+    weights = dict(sorted((step.mixture or {}).items()))
+    rows = _components(lengths, list(weights), step.name)
+    names, sizes = rows["kind"].to_numpy(), _sizes(rows, tokens_per_pack)
+    components = [np.flatnonzero(names == name) for name in weights]
+    whole = [int(sizes[places].sum()) for places in components]
+    passes = None if step.repeat else step.epochs
+    tokens = step.tokens or (step.epochs * sum(whole) if step.repeat else math.inf)
+    most = pictures_per_pack or len(sizes)
+    mixed = mix_packs(sizes, components, list(weights.values()), tokens_per_pack, most, seed, passes, tokens)
+    table = pack_table(rows, mixed.packs, [0] * len(mixed.packs))
+    table = table.set_column(PLAN.get_field_index("epoch"), PLAN.field("epoch"), pa.array(mixed.epochs, pa.int32()))
+    rows_used, lengths_used = table["source"].to_numpy(), table["length"].to_numpy()
+    told = {}
+    for number, (name, weight) in enumerate(weights.items()):
+        used = int(lengths_used[rows_used == name].sum())
+        told[name] = {
+            "share": weight / sum(weights.values()),
+            "tokens": used,
+            "passes": used / whole[number],
+            "ended_at_pack": mixed.ended.get(number),
+        }
+    return table, told
+
+
 def fill_rate(plan: pa.Table, tokens_per_pack: int) -> float:
     """Share of the packs' positions that hold a token."""
     packs = pc.count_distinct(plan["pack"]).as_py()
@@ -115,29 +161,42 @@ def write_plan(run: RunFolder, step: TrainStep, settings: FeedSettings, seed: in
         `packs`, `conversations`, `tokens`, and `fill` (share of positions that hold a token; 1 for contrastive steps).
     """
     how = {
-        "step": step.model_dump(include={"objective", "epochs", "kinds", "batch"}),
+        "step": step.model_dump(include={"objective", "epochs", "kinds", "batch", "mixture", "repeat", "tokens"}),
         "feed": settings.model_dump(include={"tokens_per_pack", "pictures_per_pack", "window"}),
         "seed": seed,
     }
     key = work_key(STAGE, VERSION, how, [run.output_digest("feed", part) for part in run.parts()])
     if not run.is_done(STAGE, step.name, key):
         lengths = run.read_table("lengths", run.parts())
-        if step.objective == "contrastive":
-            table, fill = plan_batches(lengths, step.batch, seed, step.epochs, step.kinds), 1.0
-        else:
-            room, most = settings.tokens_per_pack, settings.pictures_per_pack
-            table = plan_packs(lengths, room, seed, step.epochs, settings.window, step.kinds, most)
-            fill = fill_rate(table, room)
+        table, mixture = _plan(lengths, step, settings, seed)
+        fill = 1.0 if step.objective == "contrastive" else fill_rate(table, settings.tokens_per_pack)
         counts = {
             "packs": pc.count_distinct(table["pack"]).as_py(),
             "conversations": len(table),
             "tokens": pc.sum(table["length"]).as_py(),
         }
-        run.commit(STAGE, step.name, key, {plan_file(step.name): table}, counts, version=VERSION, fill=fill)
+        more = {"fill": fill, "mixture": mixture}
+        run.commit(STAGE, step.name, key, {plan_file(step.name): table}, counts, version=VERSION, **more)
+        for line in ran_out(run, step.name):
+            log.info("plan %s: %s", step.name, line)
     manifest = run.manifest(STAGE, step.name)
     if manifest is None:
         raise SluiceError(f"the plan of step '{step.name}' vanished from {run.path('manifests')}: start the run again")
     return {**manifest["counts"], "fill": manifest["fill"]}
+
+
+def ran_out(run: RunFolder, step_name: str) -> list[str]:
+    """What is to be told of a planned step's mixture: a line for each component that ran out."""
+    lines = []
+    for name, found in (run.manifest(STAGE, step_name) or {}).get("mixture", {}).items():
+        if found["ended_at_pack"] is not None:
+            lines.append(
+                f"'{name}' ran out after pack {found['ended_at_pack']} ({found['passes']:.2f} passes); "
+                "the others went on by their weights"
+            )
+        elif found["passes"] > 1:
+            lines.append(f"'{name}' ran out and was repeated: {found['passes']:.2f} passes over it")
+    return lines
 
 
 def plan_file(step_name: str) -> str:
@@ -167,6 +226,58 @@ def chosen_rows(lengths: pa.Table, kinds: Sequence[str] | None) -> pa.Table:
     return chosen
 
 
+def _plan(
+    lengths: pa.Table, step: TrainStep, settings: FeedSettings, seed: int
+) -> tuple[pa.Table, dict[str, dict[str, Any]]]:
+    """The plan of a step, and what came of each component of its mixture."""
+    room, most = settings.tokens_per_pack, settings.pictures_per_pack
+    if step.objective == "contrastive":
+        return plan_batches(lengths, step.batch, seed, step.epochs, step.kinds), {}
+    if step.mixture is not None:
+        return plan_mixture(lengths, room, seed, step, most)
+    epochs = step.epochs
+    if step.tokens is not None:
+        epochs = math.ceil(step.tokens / pc.sum(chosen_rows(lengths, step.kinds)["length"]).as_py())
+    plan = plan_packs(lengths, room, seed, epochs, settings.window, step.kinds, most)
+    return (plan if step.tokens is None else _until(plan, step.tokens)), {}
+
+
+def _components(lengths: pa.Table, names: list[str], step: str) -> pa.Table:
+    """The training rows of these components, each with its component as its kind.
+
+    Raises:
+        InputError: there are none of a component.
+    """
+    rows = training_rows(lengths, None)
+    component = pc.if_else(rows["text_only"].fill_null(False), TEXT_ONLY, rows["kind"])
+    rows = rows.set_column(rows.column_names.index("kind"), "kind", component)
+    there = set(pc.unique(component).to_pylist())
+    for name in names:
+        if name not in there:
+            raise InputError(
+                f"train.{step}: mixture: no training conversation of '{name}' is in the shards; "
+                f"there are {', '.join(sorted(there)) or 'none'}"
+            )
+    return rows.filter(pc.is_in(component, pa.array(names)))
+
+
+def _sizes(rows: pa.Table, tokens_per_pack: int) -> np.ndarray:
+    sizes = rows["length"].to_numpy()
+    if sizes.max() > tokens_per_pack:
+        raise InputError(
+            f"feed.tokens_per_pack: {tokens_per_pack} is less than the longest conversation ({sizes.max()} tokens)"
+        )
+    return sizes
+
+
+def _until(plan: pa.Table, tokens: int) -> pa.Table:
+    """The plan up to and with the pack that reaches so many tokens."""
+    reached = np.searchsorted(np.cumsum(plan["length"].to_numpy()), tokens)
+    if reached >= len(plan):
+        return plan
+    return plan.filter(pc.less_equal(plan["pack"], plan["pack"][int(reached)]))
+
+
 def _epoch_orders(rows: int, seed: int, epochs: float) -> list[tuple[int, np.ndarray]]:
     """For every epoch its number and the shuffled row numbers it uses."""
     orders = []
@@ -174,45 +285,6 @@ def _epoch_orders(rows: int, seed: int, epochs: float) -> list[tuple[int, np.nda
         order = np.random.default_rng([seed, epoch]).permutation(rows)
         orders.append((epoch, order[: max(1, round(min(1.0, epochs - epoch) * rows))]))
     return orders
-
-
-def fill_packs(
-    members: list[int], sizes: np.ndarray, room: int, most: int, finish: bool
-) -> tuple[list[list[int]], list[int]]:
-    """Packs `members` (row numbers, shuffled) into packs of `room` tokens and at most `most` members.
-
-    Returns:
-        The packs, and what is left because too few others remained to choose from; nothing, where `finish`.
-    """
-    enough = max(_CANDIDATES, math.ceil(2 * room * len(members) / int(sizes[members].sum())))
-    waiting = deque(members)
-    packs: list[list[int]] = []
-    while waiting and (finish or len(waiting) > enough):
-        first = waiting.popleft()
-        candidates = [waiting.popleft() for _ in range(min(len(waiting), enough, most - 1))]
-        chosen = set(_best_subset([int(sizes[row]) for row in candidates], room - int(sizes[first])))
-        packs.append([first, *(row for place, row in enumerate(candidates) if place in chosen)])
-        # What was not chosen goes to the end, so that each pack sees other candidates.
-        waiting.extend(row for place, row in enumerate(candidates) if place not in chosen)
-    return packs, list(waiting)
-
-
-def _best_subset(sizes: list[int], room: int) -> list[int]:
-    """Places in `sizes` whose sum is the largest one that `room` allows.
-
-    The sums that can be reached are the set bits of an integer, so one candidate costs one shift.
-    """
-    reachable = [1]
-    within = (1 << (room + 1)) - 1
-    for size in sizes:
-        reachable.append(reachable[-1] | (reachable[-1] << size & within))
-    total = reachable[-1].bit_length() - 1
-    chosen = []
-    for place in range(len(sizes) - 1, -1, -1):
-        if not reachable[place] >> total & 1:
-            chosen.append(place)
-            total -= sizes[place]
-    return chosen
 
 
 def pack_table(chosen: pa.Table, packs: list[list[int]], epochs: list[int]) -> pa.Table:

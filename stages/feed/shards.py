@@ -17,6 +17,7 @@ from schemas.conversation import Conversation
 from schemas.tables import LENGTHS, SHARD_INDEX
 from schemas.vocabulary import Reason, State
 from stages.feed.settings import FeedSettings
+from stages.feed.split import Measured, split_turns
 from stages.graph import PartOutput, PartWork
 from stages.run_folder import RunFolder
 from stages.select.masked import read_captions
@@ -58,6 +59,7 @@ class ShardWork(PartWork):
             "tokens_per_pack": self.feed.tokens_per_pack,
             "picture_tokens": picture_tokens(self.model),
             "tokenizer": language,
+            **({"too_long": "split"} if self.feed.too_long == "split" else {}),
         }
 
     def compute(self, part: int) -> PartOutput:
@@ -71,6 +73,8 @@ class ShardWork(PartWork):
             f"feed/{part:05d}.parquet": pa.Table.from_pylist(dropped, DROPPED),
         }
         counts: Counter[str] = Counter(row["reason"] for row in dropped)
+        if lost := self._lost_turns(part, records):
+            counts["too_long_turns"] = lost
         pictures = dict(read_members(self.run.path("samples", f"{part:05d}.tar"), "jpg"))
         for split in SPLITS:
             chosen = {key: record for key, record in records.items() if splits[record["sample_id"]] == split}
@@ -94,9 +98,8 @@ class ShardWork(PartWork):
             identity = sample["sample_id"]
             if identity not in splits or (self.model is not None and identity not in said):
                 continue
-            measured = [(one, *self._measure(one)) for one in said.get(identity, [])]
-            fitting = [row for row in measured if row[1] <= self.feed.tokens_per_pack]
-            if measured and not fitting:
+            fitting = self._fitting(said.get(identity, []))
+            if identity in said and not fitting:
                 dropped.append({"sample_id": identity, "reason": Reason.TOO_LONG.value})
                 continue
             given = source[identity]
@@ -131,6 +134,23 @@ class ShardWork(PartWork):
             for row in read_parquet(self.run.table_path("conversations", part)).to_pylist():
                 said.setdefault(row["sample_id"], []).append(Conversation.from_row(row))
         return said
+
+    def _lost_turns(self, part: int, records: dict[str, dict[str, Any]]) -> int:
+        """Turns that are too long for a pack, of samples that are kept for others."""
+        said = self._conversations(part)
+        had = sum(len(one.turns) for record in records.values() for one in said.get(record["sample_id"], []))
+        return had - sum(len(one["turns"]) for record in records.values() for one in record["conversations"])
+
+    def _fitting(self, said: list[Conversation]) -> list[Measured]:
+        """The conversations that fit into a pack; of those that do not, the pieces, where the recipe cuts them."""
+        fitting: list[Measured] = []
+        for one in said:
+            tokens, learned = self._measure(one)
+            if tokens <= self.feed.tokens_per_pack:
+                fitting.append((one, tokens, learned))
+            elif self.feed.too_long == "split":
+                fitting += split_turns(one, self.feed.tokens_per_pack, self._measure)
+        return fitting
 
     def _measure(self, conversation: Conversation) -> tuple[int, int]:
         """Tokens of the conversation with its picture, and how many of them carry loss."""

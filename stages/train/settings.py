@@ -40,7 +40,21 @@ class TrainStep(Settings):
         "are. Parts: vision, connector, language; for contrastive steps: clip"
     )
     kinds: list[str] | None = Field(None, description="conversation kinds that the step uses; all, where empty")
-    epochs: float = Field(1, gt=0, description="passes over the conversations; a fraction at the end is a part of one")
+    mixture: dict[str, float] | None = Field(
+        None,
+        description="in place of `kinds`: component -> weight, its share of the tokens once divided by their sum. "
+        "Components: kinds of conversations about pictures, and `text_only`, all conversations about none",
+    )
+    repeat: bool = Field(
+        True, description="a component of the mixture that runs out begins again; where false, it ends after `epochs` "
+        "passes and the others go on by their weights"
+    )
+    epochs: float = Field(1, gt=0, description="passes over the conversations; a fraction at the end is a part of one. "
+                          "Of a mixture that repeats: so many times its conversations' tokens")
+    tokens: int | None = Field(
+        None, ge=1, description="language only: ends the step with the pack that reaches so many tokens, instead of "
+        "after `epochs`"
+    )
     max_steps: int | None = Field(None, ge=1, description="ends the step after so many optimizer steps")
     packs_per_step: int = Field(8, ge=1, description="packs in one optimizer step, over all workers and accumulations")
     accumulation: int = Field(1, ge=1, description="forward passes that one worker's share of a step is cut into")
@@ -92,6 +106,10 @@ class TrainStep(Settings):
                 raise ValueError(f"learn: the rate of '{part}' must be 0 or more")
         if not self.learned():
             raise ValueError("learn: no part has a rate above 0")
+        if self.mixture is not None:
+            self._check_mixture(self.mixture)
+        if self.objective == "contrastive" and self.tokens is not None:
+            raise ValueError("tokens: a contrastive step has none to count; set `epochs` or `max_steps`")
         if self.objective == "contrastive" and self._is_set("accumulation", "packs_per_step"):
             raise ValueError("a contrastive step's batch cannot be cut or joined: set `batch` alone")
         if self.objective == "contrastive" and self._is_set("z_loss"):
@@ -105,6 +123,17 @@ class TrainStep(Settings):
     def _is_set(self, *names: str) -> bool:
         """Whether one of these has another value than its default. A resolved recipe writes all defaults out."""
         return any(getattr(self, name) != type(self).model_fields[name].default for name in names)
+
+    def _check_mixture(self, mixture: dict[str, float]) -> None:
+        if self.objective == "contrastive":
+            raise ValueError("mixture: only a language step has one")
+        if self.kinds is not None:
+            raise ValueError("mixture: it names the kinds already: leave `kinds` out")
+        if not mixture:
+            raise ValueError("mixture: it names no component; leave it out to use all kinds as they are")
+        for name, weight in mixture.items():
+            if not 0 < weight < math.inf:
+                raise ValueError(f"mixture: the weight of '{name}' must be a number above 0")
 
     @property
     def global_packs(self) -> int:

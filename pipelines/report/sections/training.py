@@ -10,6 +10,7 @@ import numpy as np
 from pipelines.report.charts import Chart, line_chart
 from pipelines.report.material import Material
 from schemas.vocabulary import Stage
+from stages.feed.plan import ran_out
 from stages.train.logs import log_path, read_log
 from stages.train.validation import ALL
 
@@ -37,6 +38,7 @@ def training(material: Material) -> list[dict[str, Any]] | None:
             "plan": (material.run.manifest("plan", step.name) or {"counts": {}})["counts"],
             "held_out": validated[-1]["validation"] if validated else None,
             "best": min(validated, key=lambda line: line["validation"][ALL]) if len(validated) > 1 else None,
+            "ran_out": ran_out(material.run, step.name),
             "loss": _loss_chart(number, loss, validated),
             "loss_by_kind": _kinds_chart(validated),
             "rates": _rate_chart(number, [line["lr"] for line in lines]),
