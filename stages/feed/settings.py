@@ -16,8 +16,9 @@ class FeedSettings(Settings):
     pictures_per_pack: int = Field(64, ge=1, description="most pictures in one pack, which bounds the tower's memory")
     window: int = Field(4096, ge=1, description="conversations that are packed together")
     too_long: Literal["drop", "split"] = Field(
-        "drop", description="a conversation that is longer than a pack: it is dropped, or cut between its turns into "
-        "several that each show the picture; a turn that is too long alone is dropped"
+        "drop",
+        description="a conversation that is longer than a pack: it is dropped, or cut between its turns into "
+        "several that each show the picture; a turn that is too long alone is dropped",
     )
     holdout: float = Field(0.02, ge=0, lt=1, description="share of kept samples held out for evaluation (split `val`)")
     actors: int = Field(1, ge=1, description="Ray actors that tokenize and write shards")

@@ -46,14 +46,20 @@ class TrainStep(Settings):
         "Components: kinds of conversations about pictures, and `text_only`, all conversations about none",
     )
     repeat: bool = Field(
-        True, description="a component of the mixture that runs out begins again; where false, it ends after `epochs` "
-        "passes and the others go on by their weights"
+        True,
+        description="a component of the mixture that runs out begins again; where false, it ends after `epochs` "
+        "passes and the others go on by their weights",
     )
-    epochs: float = Field(1, gt=0, description="passes over the conversations; a fraction at the end is a part of one. "
-                          "Of a mixture that repeats: so many times its conversations' tokens")
+    epochs: float = Field(
+        1,
+        gt=0,
+        description="passes over the conversations; a fraction at the end is a part of one. "
+        "Of a mixture that repeats: so many times its conversations' tokens",
+    )
     tokens: int | None = Field(
-        None, ge=1, description="language only: ends the step with the pack that reaches so many tokens, instead of "
-        "after `epochs`"
+        None,
+        ge=1,
+        description="language only: ends the step with the pack that reaches so many tokens, instead of after `epochs`",
     )
     max_steps: int | None = Field(None, ge=1, description="ends the step after so many optimizer steps")
     packs_per_step: int = Field(8, ge=1, description="packs in one optimizer step, over all workers and accumulations")

@@ -1,4 +1,4 @@
-"""Mixtures: each component's share of the tokens holds after every pack; what runs out is repeated or ends, and told."""
+"""Mixtures: each share of the tokens holds after every pack; what runs out is repeated or ends, and is told."""
 
 import logging
 from collections import Counter
@@ -162,7 +162,9 @@ def test_a_component_that_runs_out_is_told(run, caplog):
         write_plan(run, step({"caption": 1, "text_only": 1}, repeat=False), FEED, seed=0)
     told = run.manifest("plan", "mix")["mixture"]
     assert told["text_only"] == {"share": 0.5, "tokens": 64, "passes": 1.0, "ended_at_pack": 2}
-    assert ran_out(run, "mix")[1] == "'text_only' ran out after pack 2 (1.00 passes); the others went on by their weights"
+    assert (
+        ran_out(run, "mix")[1] == "'text_only' ran out after pack 2 (1.00 passes); the others went on by their weights"
+    )
     assert all(line in caplog.text for line in ran_out(run, "mix"))
 
 
