@@ -13,12 +13,16 @@ from typing import Any
 
 import torch
 from torch.nn.attention.varlen import varlen_attn
+from torch.nn.functional import dropout as dropped
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "sluice_packed"
+
+#: Samples of more tokens are not worth the memory that a matrix of all their pairs takes.
+_LONGEST_PRODUCT = 1024
 
 
 def use_packed_attention(language: Any) -> bool:
@@ -66,8 +70,8 @@ def packed_attention(
 ) -> tuple[torch.Tensor, None]:
     """What transformers calls in each layer: causal attention within each sample of `attention_mask`.
 
-    On CUDA, in half precision, one call of FlashAttention for sequences of different lengths (Dao 2023); elsewhere one
-    call of the fused kernel for each sample. With another mask than `sample_bounds` makes, transformers' own function.
+    On CUDA, in half precision, one call of FlashAttention for sequences of different lengths (Dao 2023); elsewhere each
+    sample in turn. With another mask than `sample_bounds` makes, transformers' own function.
 
     Args:
         query, key, value: [B, H, T, D]; key and value may have fewer heads, each for as many of the query's.
@@ -100,17 +104,54 @@ def _each_sample(
     flat: list[torch.Tensor], lengths: list[int], dropout: float, scaling: float | None, window: int | None
 ) -> torch.Tensor:
     """Query, key and value [B * T, H, D] -> [B * T, H, D], one sample after the other."""
+    small = flat[0].device.type == "cpu" and flat[0].dtype == torch.bfloat16
     found = []
-    for sample in zip(*(each.split(lengths) for each in flat), strict=True):
-        query, key, value = (each.transpose(0, 1)[None] for each in sample)
+    for query, key, value in zip(*(each.split(lengths) for each in flat), strict=True):
+        length = len(query)
         mask = None
-        if window is not None and query.shape[2] > window:
-            mask = query.new_ones(query.shape[2], query.shape[2], dtype=torch.bool).tril().triu(1 - window)
-        one = scaled_dot_product_attention(
-            query, key, value, mask, dropout, mask is None, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-        )
-        found.append(one[0].transpose(0, 1))
+        if window is not None and length > window:
+            mask = query.new_ones(length, length, dtype=torch.bool).tril().triu(1 - window)
+        attend = _products if small and length <= _LONGEST_PRODUCT else _fused
+        found.append(attend(query, key, value, mask, dropout, scaling))
     return torch.cat(found)
+
+
+def _fused(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """[L, H, D], with `mask` bool [L, L], causal where None -> [L, H, D], by torch's fused kernel."""
+    query, key, value = (each.transpose(0, 1)[None] for each in (query, key, value))
+    grouped = query.shape[1] != key.shape[1]
+    return scaled_dot_product_attention(
+        query, key, value, mask, dropout, mask is None, scale=scaling, enable_gqa=grouped
+    )[0].transpose(0, 1)
+
+
+def _products(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    dropout: float,
+    scaling: float | None,
+) -> torch.Tensor:
+    """What `_fused` does, by matrix products: on CPUs its backward pass takes a third of the time in bf16."""
+    length, heads, width = query.shape
+    groups = key.shape[1]
+    if mask is None:
+        mask = torch.ones(length, length, dtype=torch.bool).tril()
+    hidden = torch.zeros(length, length, dtype=query.dtype).masked_fill_(~mask, -torch.inf).repeat(heads // groups, 1)
+    query = query.unflatten(1, (groups, -1)).permute(1, 2, 0, 3).reshape(groups, -1, width)
+    scale = width**-0.5 if scaling is None else scaling
+    scores = torch.baddbmm(hidden.expand(groups, -1, -1), query, key.permute(1, 2, 0), alpha=scale)
+    shares = dropped(scores.softmax(-1, dtype=torch.float32), dropout).to(value.dtype)
+    found = torch.bmm(shares, value.transpose(0, 1)).unflatten(1, (-1, length))
+    return found.permute(2, 0, 1, 3).reshape(length, heads, value.shape[-1])
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from models.attention import NAME, sample_bounds, use_packed_attention
+from models.attention import NAME, packed_attention, sample_bounds, use_packed_attention
 
 #: Three rows; the last sample of the second and third is what padding looks like.
 PACKS = [[9, 30, 1, 24], [40, 16, 8], [64]]
@@ -59,6 +59,23 @@ def test_packed_loss_and_gradients_are_those_of_samples_alone(name: str) -> None
     for ours, theirs, one in zip(packed, dense, alone, strict=True):
         torch.testing.assert_close(ours / one.abs().max(), one / one.abs().max(), atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(ours / one.abs().max(), theirs / one.abs().max(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("length", [1, 12, 1030])
+def test_bf16_is_fp32_but_for_rounding(length: int, window: int | None) -> None:
+    random = torch.Generator().manual_seed(3)
+    states = [torch.randn(1, heads, length + 3, 8, generator=random) for heads in (4, 2, 2)]
+    positions = torch.cat([torch.arange(length), torch.arange(3)])[None]
+    found = {}
+    for kind in (torch.float32, torch.bfloat16):
+        inputs = [each.to(torch.bfloat16).to(kind).requires_grad_() for each in states]
+        options = {"scaling": 0.3, "sliding_window": window}
+        result, _ = packed_attention(torch.nn.Module(), *inputs, sample_bounds(positions), **options)
+        assert result.dtype == kind
+        found[kind] = [result, *torch.autograd.grad(result.square().sum(), inputs)]
+    for exact, rounded in zip(*found.values(), strict=True):
+        torch.testing.assert_close(rounded.float(), exact, atol=0.05, rtol=0.05)
 
 
 class Largest(TorchDispatchMode):
