@@ -14,22 +14,19 @@ from PIL import Image
 from models.chat import prompt_ids
 from models.full import VisionLanguageModel
 
-Picture = Image.Image | torch.Tensor | None
-
 
 def answer(
     model: VisionLanguageModel,
     tokenizer: Any,
     questions: Sequence[str],
-    pictures: Sequence[Picture],
+    pictures: Sequence[Image.Image | None],
     max_new_tokens: int = 32,
     batch_size: int = 32,
 ) -> list[str]:
     """Greedy answers, the same for every `batch_size`.
 
     Args:
-        pictures: one for each question: a PIL picture; pixels [3, H, W], as `model.vision.picture_tensor` makes them;
-            features [N, C], as `model.vision` makes them; or None to ask without a picture.
+        pictures: one for each question, or None to ask without a picture.
         max_new_tokens: the longest answer, tokens.
         batch_size: questions that are answered at once.
     """
@@ -51,13 +48,14 @@ def _answer(
     model: VisionLanguageModel,
     tokenizer: Any,
     questions: Sequence[str],
-    pictures: Sequence[Picture],
+    pictures: Sequence[Image.Image | None],
     max_new_tokens: int,
 ) -> list[str]:
     device = next(model.language.parameters()).device
+    sizes = [None if picture is None else picture.size for picture in pictures]
     prompts = [
-        prompt_ids(question, tokenizer, model.picture_tokens, with_picture=picture is not None)
-        for question, picture in zip(questions, pictures, strict=True)
+        prompt_ids(question, tokenizer, model.layout.tokens(*size) if size else 0, with_picture=size is not None)
+        for question, size in zip(questions, sizes, strict=True)
     ]
     width = max(len(prompt) for prompt in prompts)
     ids = torch.full((len(prompts), width), tokenizer.pad_token_id)
@@ -67,26 +65,15 @@ def _answer(
         mask[row, width - len(prompt) :] = 1
     shown = [picture for picture in pictures if picture is not None]
     features = _features(model, shown, device) if shown else None
-    new = model.generate(ids.to(device), mask.to(device), max_new_tokens, picture_features=features)
+    order = model.layout.orders([picture.size for picture in shown])
+    new = model.generate(ids.to(device), mask.to(device), max_new_tokens, None, features, order)
     return [text.strip() for text in tokenizer.batch_decode(new, skip_special_tokens=True)]
 
 
-def _features(
-    model: VisionLanguageModel, pictures: Sequence[Image.Image | torch.Tensor], device: torch.device
-) -> torch.Tensor:
-    """Features [len(pictures), N, C]; pixels go through the tower, each different picture once."""
-    rows: list[torch.Tensor | None] = []
-    pixels: dict[int, torch.Tensor] = {}
-    for picture in pictures:
-        if isinstance(picture, Image.Image):
-            pixels.setdefault(id(picture), model.vision.picture_tensor(picture))
-            rows.append(None)
-        elif picture.dim() == 3:
-            pixels.setdefault(id(picture), picture)
-            rows.append(None)
-        else:
-            rows.append(picture.to(device))
-    if pixels:
-        seen = dict(zip(pixels, model.vision(torch.stack(list(pixels.values())).to(device)), strict=True))
-        rows = [seen[id(picture)] if row is None else row for picture, row in zip(pictures, rows, strict=True)]
-    return torch.stack([row.float() for row in rows if row is not None])
+def _features(model: VisionLanguageModel, pictures: Sequence[Image.Image], device: torch.device) -> torch.Tensor:
+    """Features [tiles of all pictures, N, C]; each different picture goes through the towers once."""
+    different = {id(picture): picture for picture in pictures}
+    tiles = [model.layout.tensor(picture) for picture in different.values()]
+    found = model.vision(torch.cat(tiles).to(device)).split([len(one) for one in tiles])
+    seen = dict(zip(different, found, strict=True))
+    return torch.cat([seen[id(picture)] for picture in pictures]).float()

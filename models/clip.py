@@ -11,8 +11,9 @@ import json
 import os
 import pickle
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -169,12 +170,41 @@ def load_clip(
         InputError: the model, tag or file is not known, or the file does not fit the model.
         SluiceError: the weights could not be fetched.
     """
+    network = load_network(model, pretrained, device, resize_mode=resize_mode, seed=seed)
+    with _said_of(model, pretrained):
+        tokenizer = open_clip.get_tokenizer(model)
+        config = open_clip.get_model_config(model)
+    if compile:
+        network.encode_image = torch.compile(network.encode_image)
+        network.encode_text = torch.compile(network.encode_text)
+    preprocessing = PreprocessCfg(**network.visual.preprocess_cfg)
+    size = preprocessing.size
+    return ClipModel(
+        model=network,
+        tokenizer=tokenizer,
+        preprocess=image_transform_v2(preprocessing, is_train=False),
+        dim=config["embed_dim"],
+        image_size=size if isinstance(size, int) else size[0],
+        device=torch.device(device),
+        precision=precision,
+    )
+
+
+def load_network(
+    model: str,
+    pretrained: str,
+    device: str | torch.device = "cpu",
+    *,
+    resize_mode: ResizeMode | None = None,
+    seed: int = 0,
+) -> open_clip.CLIP | open_clip.CustomTextCLIP:
+    """The OpenCLIP model alone, in eval mode; arguments and errors are those of `load_clip`."""
     path = _weights_path(model, pretrained)
     bundled = ":" in model
     tag = {} if bundled else open_clip.get_pretrained_cfg(model, pretrained)
     source = None if pretrained == "none" or bundled else str(path or pretrained)
     resize_mode = resize_mode or _RESIZE_MODE.get(model)
-    try:
+    with _said_of(model, pretrained):
         form = _form(path)
         preprocess = form.get("preprocess", {}) | ({"resize_mode": resize_mode} if resize_mode else {})
         with torch.random.fork_rng(devices=[]):
@@ -188,27 +218,7 @@ def load_clip(
                 force_preprocess_cfg=preprocess or None,
                 pretrained_text=pretrained != "none",
             )
-        tokenizer = open_clip.get_tokenizer(model)
-        config = open_clip.get_model_config(model)
-    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError, pickle.UnpicklingError) as error:
-        cause = str(error).splitlines()[0]
-        if path is not None or model.startswith("local-dir:"):
-            raise InputError(f"clip: {path or model} does not hold weights of {model}: {cause}") from error
-        raise SluiceError(f"clip: cannot load {model} ({pretrained}): {cause}; is the model hub reachable?") from error
-    if compile:
-        network.encode_image = torch.compile(network.encode_image)
-        network.encode_text = torch.compile(network.encode_text)
-    preprocessing = PreprocessCfg(**network.visual.preprocess_cfg)
-    size = preprocessing.size
-    return ClipModel(
-        model=network.eval(),
-        tokenizer=tokenizer,
-        preprocess=image_transform_v2(preprocessing, is_train=False),
-        dim=config["embed_dim"],
-        image_size=size if isinstance(size, int) else size[0],
-        device=torch.device(device),
-        precision=precision,
-    )
+    return network.eval()
 
 
 def clip_dim(clip: ClipSettings) -> int | None:
@@ -230,6 +240,23 @@ def save_clip(clip: ClipModel, path: Path) -> None:
     }
     weights = {name: value.half().cpu().contiguous() for name, value in clip.model.state_dict().items()}
     save_file(weights, path, {_FORM: json.dumps(form)})
+
+
+@contextmanager
+def _said_of(model: str, pretrained: str) -> Iterator[None]:
+    """Turns what loading raises into one line.
+
+    Raises:
+        InputError: the weights file or folder is not of this model.
+        SluiceError: the weights could not be fetched.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, OSError, SafetensorError, pickle.UnpicklingError) as error:
+        cause, path = str(error).splitlines()[0], _weights_path(model, pretrained)
+        if path is not None or model.startswith("local-dir:"):
+            raise InputError(f"clip: {path or model} does not hold weights of {model}: {cause}") from error
+        raise SluiceError(f"clip: cannot load {model} ({pretrained}): {cause}; is the model hub reachable?") from error
 
 
 def _form(path: Path | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock
+from open_clip.transformer import LayerNorm, QuickGELU, ResidualAttentionBlock, VisionTransformer
 from PIL import Image, UnidentifiedImageError
 from torch import nn
 from transformers import (
@@ -29,8 +29,10 @@ from transformers import (
 )
 
 from models.chat import exported_template, plain
-from models.connectors import Mlp2xGelu
+from models.connectors.mlp2x_gelu import Mlp2xGelu
 from models.full import ModelSettings, VisionLanguageModel
+from models.tiling.pad import Pad, pad_processor
+from models.tiling.square import Square
 from models.towers import VisionTower
 from schemas.conversation import IMAGE_TOKEN
 from schemas.errors import InputError, SluiceError
@@ -58,7 +60,7 @@ def export_llava(model: VisionLanguageModel, tokenizer: Any, settings: ModelSett
     The folder is loaded once as a check before it takes its name; a folder of that name is replaced.
 
     Raises:
-        InputError: LLaVA's form has no place for the tower, the connector or the language model.
+        InputError: LLaVA's form has no place for the tiling, the towers, the connector or the language model.
         SluiceError: transformers does not load what was written, or it cannot be written.
     """
     if not isinstance(model.connector, Mlp2xGelu):
@@ -66,7 +68,16 @@ def export_llava(model: VisionLanguageModel, tokenizer: Any, settings: ModelSett
             f"model.connector: '{settings.connector}' has no place in transformers' LLaVA, which has two linear layers "
             f"with GELU between them; train with mlp2x_gelu to export"
         )
-    config = _config(model, settings)
+    if not isinstance(settings.tiling, Square | Pad):
+        raise InputError(
+            f"model.tiling: '{settings.tiling.name()}' has no place in transformers' LLaVA, which sees a picture as "
+            f"one square; train with square or pad to export"
+        )
+    if not isinstance(model.vision, VisionTower):
+        raise InputError(
+            f"model.vision: transformers' LLaVA has one tower, not {len(settings.towers)}; train with one to export"
+        )
+    config = _config(model, model.vision, settings)
     state = {
         **_vision_state(model.vision),
         **{f"multi_modal_projector.{name}": tensor for name, tensor in model.connector.state_dict().items()},
@@ -136,28 +147,31 @@ def ask(folder: Path, picture_path: Path, question: str, max_new_tokens: int = 6
     return load_exported(folder).answer(picture, question, max_new_tokens)
 
 
-def _config(model: VisionLanguageModel, settings: ModelSettings) -> LlavaConfig:
-    visual = model.vision.visual
+def _config(model: VisionLanguageModel, tower: VisionTower, settings: ModelSettings) -> LlavaConfig:
+    visual = tower.visual
+    if not isinstance(visual, VisionTransformer):
+        raise _unfit_tower()
+    layer = settings.towers[0].layer
     first = visual.transformer.resblocks[0]
     text = copy.deepcopy(model.language.config)
     text.architectures = [type(model.language).__name__]
     return LlavaConfig(
         architectures=["LlavaForConditionalGeneration"],
         vision_config=CLIPVisionConfig(
-            hidden_size=model.vision.width,
+            hidden_size=tower.layer_width,
             intermediate_size=first.mlp.c_fc.out_features,
             num_hidden_layers=len(visual.transformer.resblocks),
             num_attention_heads=first.attn.num_heads,
-            image_size=model.vision.format.size,
-            patch_size=model.vision.format.patch,
+            image_size=tower.format.size,
+            patch_size=tower.format.patch,
             hidden_act="quick_gelu" if isinstance(first.mlp.gelu, QuickGELU) else "gelu",
             layer_norm_eps=first.ln_1.eps,
             projection_dim=visual.output_dim,
         ),
         text_config=text,
         image_token_index=model.image_token_id,
-        image_seq_length=model.picture_tokens,
-        vision_feature_layer=settings.vision.layer,
+        image_seq_length=model.layout.tile_tokens,
+        vision_feature_layer=layer if isinstance(layer, int) else list(layer),
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
         tie_word_embeddings=_is_tied(model.language),
@@ -180,16 +194,20 @@ def _vision_state(tower: VisionTower) -> dict[str, torch.Tensor]:
         )
     )
     if not fits:
-        raise InputError(
-            "model.vision: this tower has layers that transformers' CLIP tower has not (an attention pool, layer "
-            "scale, no first norm, or blocks of another make); to export, choose a plain ViT such as ViT-B-32"
-        )
+        raise _unfit_tower()
     state: dict[str, torch.Tensor] = {}
     for name, tensor in visual.state_dict().items():
         if name == "proj":
             continue
         state.update((_VISION + new, weight) for new, weight in _vision_names(name, tensor))
     return state
+
+
+def _unfit_tower() -> InputError:
+    return InputError(
+        "model.vision: this tower has layers that transformers' CLIP tower has not (an attention pool, layer scale, no "
+        "first norm, or blocks of another make, as SigLIP's and timm's); to export, choose a plain ViT such as ViT-B-32"
+    )
 
 
 def _vision_names(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
@@ -234,11 +252,12 @@ def _save_processor(model: VisionLanguageModel, tokenizer: Any, folder: Path) ->
     template = exported_template(tokenizer)
     tokenizer.chat_template = template
     tokenizer.padding_side = "left"
-    picture_processor = model.vision.format.processor
+    form = model.vision.format
+    picture_processor = pad_processor(form) if isinstance(model.layout.tiling, Pad) else form.processor
     LlavaProcessor(
         image_processor=picture_processor,
         tokenizer=tokenizer,
-        patch_size=model.vision.format.patch,
+        patch_size=form.patch,
         vision_feature_select_strategy="default",
         chat_template=template,
         image_token=IMAGE_TOKEN,

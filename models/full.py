@@ -7,7 +7,7 @@ import models.compat  # noqa: F401
 # isort: split
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field, field_validator
@@ -16,19 +16,29 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models.attention import sample_bounds, use_packed_attention
-from models.connectors import Connector, connector_class
+from models.connectors import Connector, Widths, connector_class, connector_names
 from models.language import LanguageSettings, load_language
-from models.towers import VisionSettings, VisionTower
+from models.layout import PictureLayout
+from models.tiling import TilingSetting
+from models.tiling.square import Square
+from models.towers import SideBySide, VisionSettings, VisionTower, build_towers, joint_format
 from schemas.conversation import IMAGE_TOKEN
 from schemas.errors import InputError, SluiceError
 from schemas.settings import Settings
 
 
 class ModelSettings(Settings):
-    """The full model: picture -> vision -> connector -> fusion -> language -> text."""
+    """The full model: picture -> tiling -> vision -> connector -> fusion -> language -> text."""
 
-    vision: VisionSettings = Field(default=VisionSettings(), description="the tower that looks at the pictures")
-    connector: str = Field("mlp2x_gelu", description="from the tower's features to embeddings: linear or mlp2x_gelu")
+    tiling: TilingSetting = Field(
+        Square(), description="how a picture becomes tiles: square (squashed), pad, anyres or overlap, with its keys"
+    )
+    vision: VisionSettings | Annotated[list[VisionSettings], Field(min_length=1)] = Field(
+        default=VisionSettings(), description="the tower that looks at the tiles, or a list of towers side by side"
+    )
+    connector: str = Field(
+        "mlp2x_gelu", description=f"from the towers' features to embeddings: {', '.join(connector_names())}"
+    )
     fusion: Literal["tokens"] = Field("tokens", description="pictures enter as tokens among those of the text")
     language: LanguageSettings = Field(description="the model that answers")
 
@@ -41,28 +51,48 @@ class ModelSettings(Settings):
             raise ValueError(str(error)) from error
         return name
 
+    @property
+    def towers(self) -> list[VisionSettings]:
+        """The vision towers, whether one is given or several."""
+        return self.vision if isinstance(self.vision, list) else [self.vision]
+
+
+def picture_layout(settings: ModelSettings) -> PictureLayout:
+    """Where a picture's tokens come from in the model that `settings` describe; loads no weights.
+
+    Raises:
+        InputError: there is no such tower, or tiling, towers and connector do not fit together.
+    """
+    form = joint_format(settings.towers)
+    grid = connector_class(settings.connector).grid(form.side)
+    settings.tiling.check(form, grid)
+    return PictureLayout(settings.tiling, form, grid)
+
 
 class VisionLanguageModel(nn.Module):
     """The unified embedding decoder (LLaVA, Liu et al. 2023): a picture's features stand where its tokens are.
 
     Args:
+        layout: where the tokens of a picture come from.
         image_token_id: the token whose embeddings the picture's features replace.
     """
 
-    vision: VisionTower
+    vision: VisionTower | SideBySide
     connector: Connector
     language: Any
 
-    def __init__(self, vision: VisionTower, connector: Connector, language: Any, image_token_id: int) -> None:
+    def __init__(
+        self,
+        vision: VisionTower | SideBySide,
+        connector: Connector,
+        language: Any,
+        layout: PictureLayout,
+        image_token_id: int,
+    ) -> None:
         super().__init__()
         self.vision, self.connector, self.language = vision, connector, language
-        self.image_token_id = image_token_id
+        self.layout, self.image_token_id = layout, image_token_id
         self.packed_attention = use_packed_attention(language)
-
-    @property
-    def picture_tokens(self) -> int:
-        """How many tokens a picture takes."""
-        return self.connector.tokens(self.vision.format.tokens)
 
     def parts(self) -> dict[str, nn.Module]:
         """The parts by the names that a training step's `learn` uses."""
@@ -73,12 +103,14 @@ class VisionLanguageModel(nn.Module):
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         picture_features: torch.Tensor | None = None,
+        picture_order: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Embeddings [B, T, D] of tokens [B, T], with the pictures in place, in the order of their tokens.
 
         Args:
-            pixel_values: [P, 3, H, W].
+            pixel_values: the tiles of all pictures, [P, 3, H, W].
             picture_features: what `vision` makes of them, [P, N, C], if it is known already.
+            picture_order: int64, what `layout.orders` says of the pictures.
 
         Raises:
             SluiceError: there are more or fewer picture tokens than the pictures fill.
@@ -91,7 +123,10 @@ class VisionLanguageModel(nn.Module):
             filled = 0
         else:
             picture_features = picture_features.to(next(self.connector.parameters()).dtype)
-            pictures = self.connector(picture_features).to(embeddings.dtype).flatten(0, 1)
+            if picture_order is not None:
+                picture_order = picture_order.to(picture_features.device)
+            pictures = self.connector(picture_features, picture_order).to(embeddings.dtype)
+            pictures = pictures.flatten(0, -2)
             filled = len(pictures)
         if int(places.sum()) != filled:
             raise SluiceError(f"{int(places.sum())} picture tokens in the text, but the pictures fill {filled}")
@@ -105,6 +140,7 @@ class VisionLanguageModel(nn.Module):
         position_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         picture_features: torch.Tensor | None = None,
+        picture_order: torch.Tensor | None = None,
         logits_at: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Logits of the next tokens.
@@ -114,7 +150,8 @@ class VisionLanguageModel(nn.Module):
         Args:
             input_ids: int64 [B, T].
             position_ids: int64 [B, T]; 0, 1, ... in each row where None.
-            pixel_values: float [P, 3, H, W], or picture_features: [P, N, C], of all pictures, row by row.
+            pixel_values: float [P, 3, H, W], or picture_features: [P, N, C], of all pictures' tiles, row by row.
+            picture_order: int64, what `layout.orders` says of these pictures.
             logits_at: int64 [K], places in the flattened B * T at which logits are wanted; None for all.
 
         Returns:
@@ -123,7 +160,7 @@ class VisionLanguageModel(nn.Module):
         Raises:
             SluiceError: there are more or fewer picture tokens than the pictures fill.
         """
-        embeddings = self.embed(input_ids, pixel_values, picture_features)
+        embeddings = self.embed(input_ids, pixel_values, picture_features, picture_order)
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         mask = sample_bounds(position_ids) if self.packed_attention else None
@@ -147,6 +184,7 @@ class VisionLanguageModel(nn.Module):
         max_new_tokens: int,
         pixel_values: torch.Tensor | None = None,
         picture_features: torch.Tensor | None = None,
+        picture_order: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Greedy continuations of left-padded prompts, until the end of the turn.
 
@@ -158,7 +196,7 @@ class VisionLanguageModel(nn.Module):
             int64 [B, at most max_new_tokens], without the prompts.
         """
         return self.language.generate(
-            inputs_embeds=self.embed(input_ids, pixel_values, picture_features),
+            inputs_embeds=self.embed(input_ids, pixel_values, picture_features, picture_order),
             attention_mask=attention_mask,
             max_new_tokens=max_new_tokens,
             do_sample=False,
@@ -174,21 +212,27 @@ def build_model(settings: ModelSettings, seed: int, trained: bool = False) -> tu
     Raises:
         InputError: a part cannot be loaded.
     """
-    vision = VisionTower(settings.vision, seed)
+    layout = picture_layout(settings)
+    vision = build_towers(settings.towers, seed)
     language, tokenizer = load_language(settings.language, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         embeddings = language.get_input_embeddings()
-        connector = connector_class(settings.connector)(vision.width, embeddings.embedding_dim)
+        hidden = getattr(language.config, "intermediate_size", None)
+        widths = Widths(vision.width, embeddings.embedding_dim, vision.layer_width, hidden)
+        connector = connector_class(settings.connector)(widths)
         if not trained:
             _match_scale(vision, connector, embeddings)
+        if settings.tiling.specials:
+            shape = settings.tiling.specials, embeddings.embedding_dim
+            connector.specials = nn.Parameter(torch.randn(shape) * embeddings.weight.float().std().item())
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
-    model = VisionLanguageModel(vision, connector, language, image_token_id)
+    model = VisionLanguageModel(vision, connector, language, layout, image_token_id)
     return model.to(settings.language.dtype).eval(), tokenizer
 
 
 @torch.no_grad()
-def _match_scale(vision: VisionTower, connector: nn.Module, embeddings: nn.Embedding) -> None:
+def _match_scale(vision: VisionTower | SideBySide, connector: nn.Module, embeddings: nn.Embedding) -> None:
     """Scales a fresh connector's last layer so that pictures enter as large as words do.
 
     A tower's features are not normalized. Embeddings many times larger than those of words pass a language model's

@@ -160,6 +160,8 @@ SHARD_INDEX = pa.schema(
         ("picture_size", pa.int64()),
         ("json_offset", pa.int64()),
         ("json_size", pa.int64()),
+        ("width", pa.int32()),  # of the picture as it lies in the shard, pixels; null where there is none
+        ("height", pa.int32()),
     ]
 )
 
@@ -174,6 +176,7 @@ LENGTHS = pa.schema(
         ("length", pa.int32()),  # tokens, picture tokens counted in
         ("supervised", pa.int32()),  # tokens that carry loss
         ("text_only", pa.bool_()),
+        ("tiles", pa.int32()),  # squares of the picture that the vision tower sees; 0 where there is no picture
     ]
 )
 

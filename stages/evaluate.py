@@ -157,7 +157,7 @@ def score(questions: Sequence[Question], answers: dict[str, list[str]], resample
 
 
 def evaluate(run: RunFolder, ask: Answer, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
-    """Asks the held-out questions: with their pictures, with a picture of one colour, with shuffled pictures.
+    """Asks the held-out questions: with their pictures, with pictures of one colour and the same size, shuffled.
 
     Returns:
         What `score` returns, and `examples`: for each question its sample, kind, expected and given answers.
@@ -171,12 +171,13 @@ def evaluate(run: RunFolder, ask: Answer, settings: EvaluateSettings, seed: int)
     other = derange([question.sample_id for question in questions], seed)
     pictures = {sample.sample_id: sample.picture for sample in reader.map(reader.read, other)}
     grey = np.mean([np.asarray(picture).mean((0, 1)) for picture in pictures.values()], axis=0)
-    blank = Image.new("RGB", next(iter(pictures.values())).size, tuple(int(value) for value in grey.round()))
+    colour = tuple(int(value) for value in grey.round())
+    blanks = {size: Image.new("RGB", size, colour) for size in {picture.size for picture in pictures.values()}}
     asked = [question.question for question in questions]
     answers = {"model": ask(asked, [pictures[question.sample_id] for question in questions])}
     log.info("evaluate: %d questions asked; now the blind baselines", len(asked))
     answers["majority"] = [majority.get(question.kind, "") for question in questions]
-    answers["blank"] = ask(asked, [blank] * len(questions))
+    answers["blank"] = ask(asked, [blanks[pictures[question.sample_id].size] for question in questions])
     answers["shuffled"] = ask(asked, [pictures[other[question.sample_id]] for question in questions])
     examples = [
         {

@@ -10,12 +10,10 @@ import numpy as np
 from PIL import Image
 
 from models.chat import NO_LOSS, encode
-from models.full import ModelSettings
+from models.full import ModelSettings, picture_layout
 from models.language import load_tokenizer
-from models.towers import picture_format
 from schemas.conversation import IMAGE_TOKEN, Conversation
 from schemas.errors import SluiceError
-from stages.feed.shards import picture_tokens
 
 log = logging.getLogger("sluice")
 
@@ -50,9 +48,8 @@ class ModelView:
     """
 
     def __init__(self, settings: ModelSettings) -> None:
-        self._format = picture_format(settings.vision)
-        self.side = self._format.size
-        self._picture_tokens = picture_tokens(settings)
+        self._layout = picture_layout(settings)
+        self.side = self._layout.format.size
         self._tokenizer: Any = None
         try:
             self._tokenizer = load_tokenizer(settings.language)
@@ -64,15 +61,20 @@ class ModelView:
         return self._tokenizer is not None
 
     def picture(self, picture: Image.Image) -> Image.Image:
-        """The tower's input with its normalization undone."""
-        pixels = self._format.tensor(picture).numpy().transpose(1, 2, 0) * self._format.std + self._format.mean
+        """The tower's input, its tiles from left to right, with the normalization undone."""
+        form, tiles = self._layout.format, self._layout.tensor(picture)
+        pixels = np.concatenate(list(tiles.numpy().transpose(0, 2, 3, 1)), axis=1) * form.std + form.mean
         return Image.fromarray(np.clip(np.rint(pixels * 255), 0, 255).astype(np.uint8))
 
-    def view(self, conversation: Conversation) -> View:
-        """The tokens in order: picture tokens as one piece, each other token as a piece of its own."""
+    def view(self, conversation: Conversation, size: tuple[int, int] | None) -> View:
+        """The tokens in order: picture tokens as one piece, each other token as a piece of its own.
+
+        Args:
+            size: width and height of the picture that the conversation is about, where it is about one.
+        """
         if self._tokenizer is None:
             return View(_by_text(conversation), 0, 0)
-        encoded = encode(conversation, self._tokenizer, self._picture_tokens)
+        encoded = encode(conversation, self._tokenizer, self._layout.tokens(*size) if size else 0)
         learned = [label != NO_LOSS for label in encoded.labels]
         return View(self._pieces(encoded.input_ids, learned), len(learned), sum(learned))
 

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from models.chat import NO_LOSS, Encoded, encode
+from models.layout import PictureLayout
 from schemas.conversation import Conversation
 from schemas.errors import InputError, SluiceError
 from stages.feed.reader import PackReader, decode
@@ -105,7 +106,9 @@ class Batch:
         input_ids, labels, position_ids: int64 [B, T]. Position ids restart at 0 with every conversation, and once more
             where padding begins. Labels are -100 where there is no loss.
         samples: the sample of every picture, in the order in which the pictures' tokens stand.
-        pixel_values: float32 [P, 3, H, W]; None where features come from a store, or there is no picture.
+        tiles: how many tiles each of these pictures has.
+        pixel_values: float32 [sum of tiles, 3, H, W]; None where features come from a store, or there is no picture.
+        picture_order: int64, what `PictureLayout.orders` says of the pictures.
         tokens: positions that are not padding.
     """
 
@@ -117,7 +120,9 @@ class Batch:
     labels: torch.Tensor
     position_ids: torch.Tensor
     samples: list[str]
+    tiles: list[int]
     pixel_values: torch.Tensor | None
+    picture_order: torch.Tensor | None
     tokens: int
 
     @property
@@ -149,27 +154,28 @@ class LanguageCollate:
     """Makes a `Batch` of a piece.
 
     Args:
-        picture_tokens: places that one picture takes in the language model's sequence.
-        picture_tensor: RGB picture -> float32 [3, H, W]; None leaves the pixels out.
+        layout: where a picture's tokens come from.
+        pixels: whether batches hold the pictures' pixels.
     """
 
     def __init__(
         self,
         reader: PackReader,
         tokenizer: Any,
-        picture_tokens: int,
-        picture_tensor: Callable[[Image.Image], torch.Tensor] | None,
+        layout: PictureLayout,
+        pixels: bool = True,
     ) -> None:
         self.reader, self.tokenizer = reader, tokenizer
-        self.picture_tokens, self.picture_tensor = picture_tokens, picture_tensor
+        self.layout, self.pixels = layout, pixels
         self.padding = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     def __call__(self, piece: Piece) -> Batch:
         samples = [row["sample_id"] for pack in piece.packs for row in pack]
-        records = iter(self.reader.map(self.reader.record, samples))
-        found = [[self._encode(row, next(records)) for row in pack] for pack in piece.packs]
+        records = dict(zip(samples, self.reader.map(self.reader.record, samples), strict=True))
+        found = [[self._encode(row, records[row["sample_id"]]) for row in pack] for pack in piece.packs]
         packs = [[(encoded.input_ids, encoded.labels) for encoded, _ in pack] for pack in found]
         shown = [said.sample_id for pack in found for _, said in pack if not said.text_only]
+        sizes = [(records[sample]["width"], records[sample]["height"]) for sample in shown]
         used = [sum(len(ids) for ids, _ in pack) for pack in packs]
         width = -(-max(used, default=0) // _ROUND_UP) * _ROUND_UP
         ids = torch.full((len(packs), width), self.padding, dtype=torch.int64)
@@ -184,12 +190,22 @@ class LanguageCollate:
                 begin = end
             positions[number, begin:] = torch.arange(width - begin)
         pixels = None
-        if self.picture_tensor is not None and shown:
+        if self.pixels and shown:
             jpegs = self.reader.map(self.reader.jpeg, shown)
-            pixels = torch.stack([self.picture_tensor(decode(jpeg)) for jpeg in jpegs])
-        numbers = [pack[0]["pack"] for pack in piece.packs]
+            pixels = torch.cat([self.layout.tensor(decode(jpeg)) for jpeg in jpegs])
         return Batch(
-            piece.step, piece.last, piece.divisor, numbers, ids, labels, positions, shown, pixels, tokens=sum(used)
+            piece.step,
+            piece.last,
+            piece.divisor,
+            [pack[0]["pack"] for pack in piece.packs],
+            ids,
+            labels,
+            positions,
+            shown,
+            [self.layout.tiles(*size) for size in sizes],
+            pixels,
+            self.layout.orders(sizes),
+            tokens=sum(used),
         )
 
     def _encode(self, row: dict[str, Any], record: dict[str, Any]) -> tuple[Encoded, Conversation]:
@@ -201,7 +217,9 @@ class LanguageCollate:
         for said in record["conversations"]:
             if said["conversation_id"] == row["conversation_id"]:
                 conversation = Conversation.from_row(said)
-                encoded = encode(conversation, self.tokenizer, self.picture_tokens)
+                pictured = not conversation.text_only
+                tokens = self.layout.tokens(record["width"], record["height"]) if pictured else 0
+                encoded = encode(conversation, self.tokenizer, tokens)
                 if len(encoded.input_ids) == row["length"]:
                     return encoded, conversation
         raise SluiceError(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from models.chat import NO_LOSS, encode
-from models.connectors import connector_class
-from models.full import ModelSettings
+from models.full import ModelSettings, picture_layout
 from models.language import load_tokenizer
-from models.towers import picture_format
+from models.layout import PictureLayout
 from schemas.conversation import Conversation
 from schemas.tables import LENGTHS, SHARD_INDEX
 from schemas.vocabulary import Reason, State
@@ -43,7 +43,7 @@ class ShardWork(PartWork):
     """
 
     stage = "feed"
-    version = 2
+    version = 3
     upstream = ("acquire", "select", "instruct")
 
     def __init__(self, run: RunFolder, settings: FeedSettings, model: ModelSettings | None) -> None:
@@ -57,7 +57,7 @@ class ShardWork(PartWork):
         language = self.model.language.model_dump(mode="json", include=_TOKENIZER_KEYS)
         return {
             "tokens_per_pack": self.feed.tokens_per_pack,
-            "picture_tokens": picture_tokens(self.model),
+            "picture": _said(picture_layout(self.model)),
             "tokenizer": language,
             **({"too_long": "split"} if self.feed.too_long == "split" else {}),
         }
@@ -98,7 +98,8 @@ class ShardWork(PartWork):
             identity = sample["sample_id"]
             if identity not in splits or (self.model is not None and identity not in said):
                 continue
-            fitting = self._fitting(said.get(identity, []))
+            size = None if sample["text_only"] else (sample["width"], sample["height"])
+            fitting = self._fitting(said.get(identity, []), size)
             if identity in said and not fitting:
                 dropped.append({"sample_id": identity, "reason": Reason.TOO_LONG.value})
                 continue
@@ -120,12 +121,15 @@ class ShardWork(PartWork):
                     "length": tokens,
                     "supervised": learned,
                     "text_only": one.text_only,
+                    "tiles": 0 if size is None or one.text_only else self._layout.tiles(*size),
                 }
                 | common
                 for one, tokens, learned in fitting
             ]
             if self.model is None and not sample["text_only"]:
-                lengths.append({"conversation_id": identity, "kind": PAIR, "length": 1, "supervised": 1} | common)
+                lengths.append(
+                    {"conversation_id": identity, "kind": PAIR, "length": 1, "supervised": 1, "tiles": 1} | common
+                )
         return records, lengths, dropped
 
     def _conversations(self, part: int) -> dict[str, list[Conversation]]:
@@ -141,30 +145,36 @@ class ShardWork(PartWork):
         had = sum(len(one.turns) for record in records.values() for one in said.get(record["sample_id"], []))
         return had - sum(len(one["turns"]) for record in records.values() for one in record["conversations"])
 
-    def _fitting(self, said: list[Conversation]) -> list[Measured]:
-        """The conversations that fit into a pack; of those that do not, the pieces, where the recipe cuts them."""
+    def _fitting(self, said: list[Conversation], size: tuple[int, int] | None) -> list[Measured]:
+        """The conversations that fit into a pack; of those that do not, the pieces, where the recipe cuts them.
+
+        Args:
+            size: width and height of the sample's picture, where it has one.
+        """
+        measure = partial(self._measure, size=size)
         fitting: list[Measured] = []
         for one in said:
-            tokens, learned = self._measure(one)
+            tokens, learned = measure(one)
             if tokens <= self.feed.tokens_per_pack:
                 fitting.append((one, tokens, learned))
             elif self.feed.too_long == "split":
-                fitting += split_turns(one, self.feed.tokens_per_pack, self._measure)
+                fitting += split_turns(one, self.feed.tokens_per_pack, measure)
         return fitting
 
-    def _measure(self, conversation: Conversation) -> tuple[int, int]:
+    def _measure(self, conversation: Conversation, size: tuple[int, int] | None) -> tuple[int, int]:
         """Tokens of the conversation with its picture, and how many of them carry loss."""
         assert self.model is not None
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.model.language)
-            self._picture_tokens = picture_tokens(self.model)
-        encoded = encode(conversation, self._tokenizer, self._picture_tokens)
+            self._tokenizer, self._layout = load_tokenizer(self.model.language), picture_layout(self.model)
+        places = 0 if size is None or conversation.text_only else self._layout.tokens(*size)
+        encoded = encode(conversation, self._tokenizer, places)
         return len(encoded.input_ids), sum(label != NO_LOSS for label in encoded.labels)
 
 
-def picture_tokens(model: ModelSettings) -> int:
-    """Places that one picture takes in the language model's sequence; loads no weights."""
-    return connector_class(model.connector)(1, 1).tokens(picture_format(model.vision).tokens)
+def _said(layout: PictureLayout) -> dict[str, Any]:
+    """What the lengths depend on of a layout."""
+    tiling = {"name": layout.tiling.name(), **layout.tiling.model_dump(mode="json")}
+    return {"tiling": tiling, "size": layout.format.size, "patch": layout.format.patch, "grid": layout.grid}
 
 
 def shard_bytes(name: str, records: dict[str, dict[str, Any]], pictures: dict[str, bytes]) -> tuple[bytes, pa.Table]:
@@ -172,7 +182,7 @@ def shard_bytes(name: str, records: dict[str, dict[str, Any]], pictures: dict[st
 
     Args:
         name: the shard's file name.
-        records: key -> what goes into `key.json`; must hold `sample_id`.
+        records: key -> what goes into `key.json`; must hold `sample_id`, and of a picture `width` and `height`.
         pictures: key -> the JPEG's bytes; records without one are about no picture.
     """
     members = []
@@ -198,6 +208,8 @@ def shard_bytes(name: str, records: dict[str, dict[str, Any]], pictures: dict[st
                 "picture_size": picture[1],
                 "json_offset": text[0],
                 "json_size": text[1],
+                "width": record["width"] if key in pictures else None,
+                "height": record["height"] if key in pictures else None,
             }
         )
     return data, pa.Table.from_pylist(rows, SHARD_INDEX)

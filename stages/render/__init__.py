@@ -5,8 +5,8 @@ Each sort of picture is one class in one file, found by the file's name; see `st
 
 from __future__ import annotations
 
+from schemas.by_file import class_in, names_in
 from schemas.errors import InputError
-from stages.by_file import class_in, names_in
 from stages.render.base import Drawn, Renderer
 
 __all__ = ["Drawn", "Renderer", "find_renderer", "renderer_names"]

@@ -11,31 +11,34 @@ import numpy as np
 import torch
 
 from models.full import VisionLanguageModel
+from models.layout import PictureLayout
 from stages.feed.reader import PackReader, decode
 
 log = logging.getLogger("sluice")
 
-#: Pictures in one forward pass. Fixed, so that features do not depend on how training batches them.
+#: Tiles in one forward pass. Fixed, so that features do not depend on how training batches them.
 _CHUNK = 32
 
 
 class FeatureStore:
-    """Features of all pictures of a reader, float16 [pictures, N, C], in a memory-mapped file."""
+    """Features of all pictures of a reader, float16 [tiles of all pictures, N, C], in a memory-mapped file."""
 
-    def __init__(self, path: Path, reader: PackReader) -> None:
+    def __init__(self, path: Path, reader: PackReader, layout: PictureLayout) -> None:
         self.path, self.reader = path, reader
         self.features = np.load(path, mmap_mode="r")
+        self._begins = _begins(reader, layout)
 
     def read(self, samples: Sequence[str]) -> torch.Tensor:
-        """Features of `samples`, float32 [len(samples), N, C]."""
-        numbers = np.searchsorted(self.reader.pictured, [self.reader.number(sample) for sample in samples])
-        return torch.from_numpy(self.features[numbers].astype(np.float32))
+        """Features of the tiles of `samples`, float32 [tiles, N, C]."""
+        places = np.searchsorted(self.reader.pictured, [self.reader.number(sample) for sample in samples])
+        rows = [np.arange(self._begins[place], self._begins[place + 1]) for place in places]
+        return torch.from_numpy(self.features[np.concatenate(rows)].astype(np.float32))
 
     @staticmethod
     def gigabytes(model: VisionLanguageModel, reader: PackReader, precision: str) -> float:
         """Size of the file that `build` would write."""
-        one = _features(model, reader, reader.pictured[:1], precision)
-        return one.nbytes * len(reader.pictured) / 1e9
+        first = _features(model, reader, reader.pictured[:1], precision)
+        return first[0].nbytes * int(_begins(reader, model.layout)[-1]) / 1e9
 
     @classmethod
     def build(cls, path: Path, model: VisionLanguageModel, reader: PackReader, precision: str) -> FeatureStore:
@@ -43,23 +46,31 @@ class FeatureStore:
         if not path.exists():
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             path.parent.mkdir(parents=True, exist_ok=True)
-            pictured = reader.pictured
+            pictured, begins = reader.pictured, _begins(reader, model.layout)
             log.info("computing picture features of %d samples", len(pictured))
-            shape = (len(pictured), *_features(model, reader, pictured[:1], precision).shape[1:])
+            shape = (int(begins[-1]), *_features(model, reader, pictured[:1], precision).shape[1:])
             whole = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
             for begin in range(0, len(pictured), _CHUNK):
                 numbers = pictured[begin : begin + _CHUNK]
-                whole[begin : begin + len(numbers)] = _features(model, reader, numbers, precision)
+                rows = slice(begins[begin], begins[begin + len(numbers)])
+                whole[rows] = _features(model, reader, numbers, precision)
             whole.flush()
             os.replace(temporary, path)
-        return cls(path, reader)
+        return cls(path, reader, model.layout)
+
+
+def _begins(reader: PackReader, layout: PictureLayout) -> np.ndarray:
+    """The first tile of each picture among the tiles of all, and the end of the last: int64 [pictures + 1]."""
+    sizes = (reader.index[name].take(reader.pictured).to_pylist() for name in ("width", "height"))
+    return np.cumsum([0, *(layout.tiles(*size) for size in zip(*sizes, strict=True))])
 
 
 @torch.no_grad()
 def _features(model: VisionLanguageModel, reader: PackReader, numbers: np.ndarray, precision: str) -> np.ndarray:
-    """Features of the samples with these numbers, float16 [len(numbers), N, C]."""
+    """Features of the tiles of the samples with these numbers, float16 [tiles, N, C]."""
     device = next(model.parameters()).device
     jpegs = reader.map(reader.jpeg, numbers.tolist())
-    pixels = torch.stack([model.vision.picture_tensor(decode(jpeg)) for jpeg in jpegs])
+    tiles = torch.cat([model.layout.tensor(decode(jpeg)) for jpeg in jpegs])
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return model.vision(pixels.to(device)).to(torch.float16).cpu().numpy()
+        found = [model.vision(some.to(device)).to(torch.float16).cpu() for some in tiles.split(_CHUNK)]
+    return torch.cat(found).numpy()

@@ -97,6 +97,8 @@ class LanguageObjective(Objective[Batch]):
             pictures["pixel_values"] = batch.pixel_values.to(self.device)
         elif self.features is not None and batch.samples:
             pictures["picture_features"] = self.features.read(batch.samples).to(self.device)
+        if batch.picture_order is not None:
+            pictures["picture_order"] = batch.picture_order.to(self.device)
         logits = self.model(
             input_ids=batch.input_ids.to(self.device),
             position_ids=batch.position_ids.to(self.device),

@@ -15,7 +15,6 @@ from torch import distributed
 
 from models.clip import ClipSettings, load_clip, save_clip
 from models.full import ModelSettings, VisionLanguageModel, build_model, save_weights
-from models.towers import VisionSettings
 from schemas.errors import InputError
 from schemas.identity import digest
 from stages.feed.batches import LanguageCollate, PairCollate, Piece, PiecePlan, prefetch
@@ -76,9 +75,9 @@ class StepWork:
         """What the step's result depends on."""
         how = self.step.model_dump(mode="json", exclude=_OF_NO_EFFECT)
         if self.step.objective == "language" and self.model is not None:
-            model = [self.model.model_dump(mode="json"), _digest(self.model.vision)]
+            model = [self.model.model_dump(mode="json"), *(tower.weights_digest() for tower in self.model.towers)]
         else:
-            model = [_digest(self.step)]
+            model = [ClipSettings(model=self.step.model, pretrained=self.step.pretrained).weights_digest()]
         fed = [self.run.output_digest("feed", part) for part in self.run.parts()]
         plan = self.run.output_digest("plan", self.step.name)
         return work_key(STAGE, VERSION, [how, model, self.seed], [plan, *fed, *trained_digests(self.run, self.before)])
@@ -174,9 +173,8 @@ class StepWork:
         if step.cache_features and "vision" not in learn and pieces.pictures() >= len(reader.pictured) > 0:
             features = self._features(model, reader, rank, world)
         objective = LanguageObjective(model, learn, step.precision, features, step.z_loss)
-        tensor = model.vision.picture_tensor
-        collate = LanguageCollate(reader, tokenizer, model.picture_tokens, tensor if features is None else None)
-        held_out = LanguageCollate(PackReader(self.run, ["val"]), tokenizer, model.picture_tokens, tensor)
+        collate = LanguageCollate(reader, tokenizer, model.layout, pixels=features is None)
+        held_out = LanguageCollate(PackReader(self.run, ["val"]), tokenizer, model.layout)
         return objective, collate, held_out, lambda path: save_weights(model, path, list(learn))
 
     def _features(self, model: VisionLanguageModel, reader: PackReader, rank: int, world: int) -> FeatureStore | None:
@@ -188,11 +186,12 @@ class StepWork:
                 "train %s: features need %.1f GB, cache_gb is %.1f: no cache", step.name, gigabytes, step.cache_gb
             )
             return None
-        tower = [each.name for each in self.steps[:-1] if "vision" in each.learned()]
+        before = [each.name for each in self.steps[:-1] if "vision" in each.learned()]
         fed = [self.run.output_digest("feed", part) for part in self.run.parts()]
         assert self.model is not None
-        vision = [self.model.vision.model_dump(mode="json"), _digest(self.model.vision), self.seed]
-        key = digest([vision, step.precision, fed, trained_digests(self.run, tower)])
+        vision = [self.model.model_dump(mode="json", include={"vision", "tiling"}), self.seed]
+        vision += [tower.weights_digest() for tower in self.model.towers]
+        key = digest([vision, step.precision, fed, trained_digests(self.run, before)])
         path = self.run.local_path("features", f"{key}.npy")
         if rank == 0:
             FeatureStore.build(path, model, reader, step.precision)
@@ -216,8 +215,3 @@ class StepWork:
         held_out = PairCollate(PackReader(self.run, ["val"]), clip.preprocess, clip.tokenizer, self.seed)
         objective = ContrastiveObjective(clip, step.learned(), step.precision)
         return objective, collate, held_out, lambda path: save_clip(clip, path)
-
-
-def _digest(clip: VisionSettings | TrainStep) -> str | None:
-    """Digest of the weights file that a CLIP begins from, where it is a file."""
-    return ClipSettings(model=clip.model, pretrained=clip.pretrained).weights_digest()

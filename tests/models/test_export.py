@@ -81,7 +81,7 @@ def test_plain_transformers_answers_the_same_in_a_fresh_process(
     told = json.loads(ran.stdout.splitlines()[-1])
     assert told["wrong"] == []
     assert told["sluice"] is False
-    assert told["ids"] == [prompt_ids(one, tokenizer, model.picture_tokens) for one in questions] * len(pictures)
+    assert told["ids"] == [prompt_ids(one, tokenizer, model.layout.tile_tokens) for one in questions] * len(pictures)
     shown = [picture for picture in pictures for _ in questions]
     ours = answer(model, tokenizer, questions * len(pictures), shown, max_new_tokens=8)
     assert len(set(ours)) > 2

@@ -9,7 +9,8 @@ from PIL import Image
 from pydantic import ValidationError
 
 from models.chat import NO_LOSS, encode
-from models.connectors import Connector, Linear, connector_class
+from models.connectors import Widths, connector_class
+from models.connectors.linear import Linear
 from models.full import ModelSettings, VisionLanguageModel, build_model, load_weights, save_weights
 from schemas.conversation import Conversation, Turn
 from schemas.errors import InputError, SluiceError
@@ -23,8 +24,8 @@ def _samples(built: Built, pictures: list[Image.Image]) -> list[tuple[torch.Tens
     samples = []
     for number, picture in enumerate(pictures):
         turns = [Turn(f"How many cats{' and dogs' * number}?", "There are two." * (number + 1), "count")] * 2
-        encoded = encode(Conversation(f"{number}", f"{number}", "t", "t", turns), tokenizer, model.picture_tokens)
-        pixels = model.vision.picture_tensor(picture)
+        encoded = encode(Conversation(f"{number}", f"{number}", "t", "t", turns), tokenizer, model.layout.tile_tokens)
+        pixels = model.layout.tensor(picture)[0]
         samples.append((torch.tensor(encoded.input_ids), torch.tensor(encoded.labels), pixels))
     return samples
 
@@ -121,16 +122,10 @@ def test_weights_of_another_model_are_refused(built: Built, settings: ModelSetti
 
 def test_connectors_are_found_by_name() -> None:
     assert connector_class("linear") is Linear
-    assert Linear(8, 4)(torch.zeros(2, 3, 8)).shape == (2, 3, 4)
-    with pytest.raises(InputError, match="did you mean 'mlp2x_gelu'.*known: linear, mlp2x_gelu"):
+    assert Linear(Widths(8, 4))(torch.zeros(2, 3, 8)).shape == (2, 3, 4)
+    with pytest.raises(
+        InputError, match="did you mean 'mlp2x_gelu'.*known: attention_pool, linear, mean_pool_mlp, mlp2x"
+    ):
         connector_class("mlp2x_gelo")
     with pytest.raises(ValidationError, match="model.connector: 'qformer' is not known"):
         ModelSettings.model_validate({"connector": "qformer", "language": {"name": "x"}})
-
-
-def test_a_new_connector_is_one_new_class() -> None:
-    class Halved(Connector):
-        name = "halved_for_test"
-
-    assert connector_class("halved_for_test") is Halved
-    del Connector.known["halved_for_test"]

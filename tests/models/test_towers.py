@@ -19,7 +19,7 @@ def test_features_are_the_hidden_state_of_transformers_tower(
     settings: ModelSettings, built: tuple[VisionLanguageModel, object], layer: int
 ) -> None:
     tower = VisionTower(settings.vision.model_copy(update={"layer": layer}), seed=3).eval()
-    vision_config = _config(built[0], settings).vision_config
+    vision_config = _config(built[0], built[0].vision, settings).vision_config
     theirs = CLIPVisionModel(vision_config).eval()
     prefix = "vision_tower.vision_model."
     theirs.load_state_dict({name.removeprefix(prefix): value for name, value in _vision_state(tower).items()})
@@ -27,7 +27,7 @@ def test_features_are_the_hidden_state_of_transformers_tower(
     with torch.no_grad():
         ours = tower(pixels)
         expected = theirs(pixels, output_hidden_states=True).hidden_states[layer][:, 1:]
-    assert ours.shape == (3, tower.format.tokens, tower.width)
+    assert ours.shape == (3, tower.format.side**2, tower.width)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -39,10 +39,10 @@ def test_pictures_are_squashed_whole_and_normalized(
         size={"height": 32, "width": 32}, do_center_crop=False, image_mean=tower.format.mean, image_std=tower.format.std
     )
     for picture in pictures:
-        assert torch.equal(tower.picture_tensor(picture), stock(picture, return_tensors="pt")["pixel_values"][0])
+        assert torch.equal(tower.format.tensor(picture), stock(picture, return_tensors="pt")["pixel_values"][0])
     halves = Image.new("RGB", (200, 20), "white")
     halves.paste("black", (100, 0, 200, 20))
-    pixels = tower.picture_tensor(halves) * torch.tensor(tower.format.std)[:, None, None]
+    pixels = tower.format.tensor(halves) * torch.tensor(tower.format.std)[:, None, None]
     pixels += torch.tensor(tower.format.mean)[:, None, None]
     assert pixels[:, :, :14].min() > 0.95
     assert pixels[:, :, 18:].max() < 0.05
@@ -56,16 +56,15 @@ def test_the_format_is_known_without_weights_and_agrees_with_the_tower() -> None
         size if isinstance(size, tuple) else (size, size)
     )
     assert picture_format(settings).mean == tuple(tower.visual.preprocess_cfg["mean"])
-    assert picture_format(settings).tokens == 64
+    assert picture_format(settings).side == 8
     large = picture_format(VisionSettings(model="ViT-L-14-336", pretrained="openai"))
-    assert (large.size, large.patch, large.tokens) == (336, 14, 576)
+    assert (large.size, large.patch, large.side) == (336, 14, 24)
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"model": "ViT-B-16-SigLIP"}, "not OpenCLIP's own ViT"),
-        ({"model": "RN50"}, "not OpenCLIP's own ViT"),
+        ({"model": "RN50"}, "is not a ViT over square pictures"),
         ({"model": "no-such-model"}, "no OpenCLIP model is called 'no-such-model'"),
         ({"layer": 0}, "has layers 1 to 6"),
         ({"layer": -7}, "has layers 1 to 6"),

@@ -538,7 +538,7 @@ def test_picture_is_shown_as_the_tower_gets_it(run: RunFolder, page: Page) -> No
     inputs = []
     for row in map(_row, range(PARTS * ROWS)):
         if row["jpeg"]:
-            tensor = tower.picture_tensor(Image.open(io.BytesIO(row["jpeg"])))
+            tensor = tower.format.tensor(Image.open(io.BytesIO(row["jpeg"])))
             inputs.append(tensor.numpy().transpose(1, 2, 0) * std + mean)
     for source in seen:
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode((source or "").partition(",")[2]))))

@@ -28,13 +28,15 @@ def conversations(material: Material) -> dict[str, Any] | None:
     for conversation in chosen:
         row = shown[conversation.sample_id]
         picture = None if row.jpeg is None else open_rgb(row.jpeg)
+        seen = picture and model.picture(picture)
         cards.append({
             "said": conversation,
             "row": row,
             "original": picture and thumbnail(picture),
             "size": picture.size if picture else None,
-            "seen": picture and data_url(model.picture(picture), "PNG", optimize=True),
-            "view": model.view(conversation),
+            "seen": seen and data_url(seen, "PNG", optimize=True),
+            "tiles": seen.width // model.side if seen else 0,
+            "view": model.view(conversation, None if conversation.text_only or not picture else picture.size),
         })  # fmt: skip
     rejected = {
         name.removeprefix("rejected_"): number

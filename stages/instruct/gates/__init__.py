@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from schemas.by_file import class_in, names_in
 from schemas.errors import InputError
-from stages.by_file import class_in, names_in
 from stages.instruct.gates.base import Gate, Said, Scope
 
 __all__ = ["GATES_VERSION", "Gate", "Said", "Scope", "find_gate", "gate_names"]

@@ -6,8 +6,8 @@ recipe is the file's name.
 
 from __future__ import annotations
 
+from schemas.by_file import class_in, names_in
 from schemas.errors import InputError
-from stages.by_file import class_in, names_in
 from stages.instruct.kinds.base import EndpointKind, Kind, PictureKind, Rejected, TemplateKind
 
 __all__ = [

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
+from schemas.by_file import class_in, names_in
 from schemas.settings import explain
-from stages.by_file import class_in, names_in
 from stages.select.strategies.base import References, Strategy
 
 __all__ = ["References", "Strategy", "StrategySetting", "strategy_names"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from schemas.by_file import class_in, names_in
 from schemas.errors import InputError
-from stages.by_file import class_in, names_in
 from stages.source.forms.base import Form, RecordForm
 from stages.source.places import find_places
 

@@ -13,13 +13,13 @@ import webdataset
 from PIL import Image
 
 from models.chat import NO_LOSS, encode
+from models.full import picture_layout
 from models.language import load_tokenizer
 from schemas.errors import SluiceError
 from schemas.identity import digest_file
 from schemas.tables import LENGTHS, SHARD_INDEX
 from stages.feed import PackReader, plan_batches, plan_packs, write_plan
 from stages.feed.batches import LanguageCollate, PairCollate, PiecePlan, prefetch
-from stages.feed.shards import picture_tokens
 from stages.train.settings import TrainStep
 from tests.stages.feed.tiny_run import FEED, feed_all, make_model, make_run
 
@@ -93,7 +93,7 @@ def test_lengths_are_those_of_the_tokens(run, model):
         said = [
             one for one in reader.read(row["sample_id"]).conversations if one.conversation_id == row["conversation_id"]
         ]
-        encoded = encode(said[0], tokenizer, picture_tokens(model))
+        encoded = encode(said[0], tokenizer, picture_layout(model).tile_tokens)
         assert row["length"] == len(encoded.input_ids) <= FEED.tokens_per_pack
         assert row["supervised"] == sum(label != NO_LOSS for label in encoded.labels) > 0
 
@@ -134,7 +134,7 @@ def test_without_a_model_samples_are_fed_as_pairs(tmp_path):
 def test_batches_hold_the_plan_and_nothing_else(run, model):
     tokenizer, reader = load_tokenizer(model.language), PackReader(run, ["train"])
     plan = plan_packs(run.read_table("lengths"), FEED.tokens_per_pack, 0, 1, pictures_per_pack=3)
-    collate = LanguageCollate(reader, tokenizer, picture_tokens(model), lambda picture: torch.zeros(3, 2, 2))
+    collate = LanguageCollate(reader, tokenizer, picture_layout(model))
     seen = []
     for batch in prefetch(PiecePlan(plan, 4).pieces(), collate):
         seen += [row for row in plan.to_pylist() if row["pack"] in batch.packs]
@@ -142,7 +142,7 @@ def test_batches_hold_the_plan_and_nothing_else(run, model):
         assert batch.pixel_values.shape[0] == len(batch.samples)
         assert (batch.labels != NO_LOSS).sum() == batch.divisor
         picture = tokenizer.convert_tokens_to_ids("<image>")
-        assert (batch.input_ids == picture).sum() == len(batch.samples) * picture_tokens(model)
+        assert (batch.input_ids == picture).sum() == len(batch.samples) * picture_layout(model).tile_tokens
         for number, pack in enumerate(batch.packs):
             rows = [row for row in plan.to_pylist() if row["pack"] == pack]
             begin = 0

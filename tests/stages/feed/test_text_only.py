@@ -163,13 +163,13 @@ def test_packs_mix_them_with_pictures_and_each_picture_finds_its_place(run: RunF
     model, tokenizer = build_model(recipe.model, 1)
     reader, texts = PackReader(run, ["train"]), ids_of(run)
     pieces = list(PiecePlan(pq.read_table(run.path("plan/align.parquet")), 1).pieces())
-    collate = LanguageCollate(reader, tokenizer, model.picture_tokens, model.vision.picture_tensor)
+    collate = LanguageCollate(reader, tokenizer, model.layout)
     mixed = 0
     for piece in pieces:
         batch = collate(piece)
         planned = [row["sample_id"] for pack in piece.packs for row in pack]
         assert batch.samples == [identity for identity in planned if identity not in texts]
-        assert (batch.input_ids == model.image_token_id).sum() == len(batch.samples) * model.picture_tokens
+        assert (batch.input_ids == model.image_token_id).sum() == len(batch.samples) * model.layout.tile_tokens
         assert (batch.labels != NO_LOSS).sum() == batch.divisor
         mixed += bool(batch.samples) and len(batch.samples) < len(planned)
     assert mixed
@@ -186,7 +186,7 @@ def test_a_batch_of_texts_alone_has_a_loss_and_teaches_the_language_model_alone(
     rows = [row | {"pack": 0} for row in lengths if row["text_only"] and row["split"] == "train"][:2]
     assert rows and all(row["sample_id"] in texts for row in rows)
     piece = Piece(0, True, sum(row["supervised"] for row in rows), [rows])
-    batch = LanguageCollate(PackReader(run), tokenizer, model.picture_tokens, model.vision.picture_tensor)(piece)
+    batch = LanguageCollate(PackReader(run), tokenizer, model.layout)(piece)
     assert batch.pixel_values is None and batch.samples == []
     loss = LanguageObjective(model, dict.fromkeys(sorted(learn), 1e-3)).loss(batch)
     assert loss.item() > 0 and loss.requires_grad == ("language" in learn)
@@ -207,7 +207,7 @@ def test_features_are_those_of_the_pictures_alone(run: RunFolder, recipe: Recipe
     assert len(store.features) == len(reader.pictured) < len(reader)
     for number in reader.pictured:
         identity = reader.sample_ids[number]
-        pixels = model.vision.picture_tensor(reader.read(identity).picture)[None]
+        pixels = model.layout.tensor(reader.read(identity).picture)
         assert torch.allclose(store.read([identity]), model.vision(pixels), atol=1e-2)
 
 

@@ -66,7 +66,7 @@ def after_steps(run, settings, step, rank=0, world=1, steps=2):
     plan = pq.read_table(run.path("plan", "align.parquet"))
     pieces = PiecePlan(plan, step.packs_per_step, step.accumulation, rank, world, max_steps=steps)
     reader = PackReader(run, ["train"])
-    collate = LanguageCollate(reader, tokenizer, model.picture_tokens, model.vision.picture_tensor)
+    collate = LanguageCollate(reader, tokenizer, model.layout)
     objective = LanguageObjective(model, step.learned(), step.precision)
     lines = []
     optimizer = make_optimizer(objective, step)
@@ -105,7 +105,7 @@ def test_two_ranks_learn_what_one_does(run, model, tmp_path):
 def test_packed_conversations_have_the_loss_that_they_have_alone(run, model):
     built, tokenizer = build_model(model, 1)
     reader = PackReader(run, ["train"])
-    collate = LanguageCollate(reader, tokenizer, built.picture_tokens, built.vision.picture_tensor)
+    collate = LanguageCollate(reader, tokenizer, built.layout)
     objective = LanguageObjective(built, {"connector": 1e-3})
     plan = pq.read_table(run.path("plan", "align.parquet"))
     piece = next(PiecePlan(plan, 4).pieces())
@@ -187,7 +187,7 @@ def test_cached_features_are_those_of_the_tower_up_to_rounding(run, model):
     store = FeatureStore.build(run.path("features", "x.npy"), built, reader, "fp32")
     sample = reader.read(3)
     with torch.no_grad():
-        fresh = built.vision(built.vision.picture_tensor(sample.picture)[None])
+        fresh = built.vision(built.layout.tensor(sample.picture))
     assert torch.allclose(store.read([sample.sample_id]), fresh, rtol=1e-3, atol=1e-3)
     assert FeatureStore.gigabytes(built, reader, "fp32") == pytest.approx(store.features.nbytes / 1e9)
 
@@ -259,7 +259,7 @@ def test_parts_learn_at_their_own_rates(run, model):
 def test_z_loss_is_the_square_of_log_z_on_supervised_tokens(run, model):
     built, tokenizer = build_model(model, 1)
     reader = PackReader(run, ["train"])
-    collate = LanguageCollate(reader, tokenizer, built.picture_tokens, built.vision.picture_tensor)
+    collate = LanguageCollate(reader, tokenizer, built.layout)
     batch = collate(next(PiecePlan(pq.read_table(run.path("plan", "align.parquet")), 4).pieces()))
     plain = LanguageObjective(built, {"connector": 1e-3})
     penalised = LanguageObjective(built, {"connector": 1e-3}, z_loss=0.5)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from schemas.by_file import class_in, names_in
 from schemas.errors import InputError
-from stages.by_file import class_in, names_in
 from stages.instruct.endpoint.engines.base import Engine, NotStructuredError
 
 __all__ = ["Engine", "NotStructuredError", "engine_names", "find_engine"]
