@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.chat import NO_LOSS
+from models.full import picture_layout
 from models.language import load_tokenizer
 from schemas.conversation import Conversation, Turn
 from schemas.tables import CONVERSATIONS
 from stages.evaluate import _train_turns
 from stages.feed import PackReader, plan_packs
 from stages.feed.batches import LanguageCollate, PiecePlan
-from stages.feed.shards import picture_tokens
 from stages.feed.split import split_turns, whole_id
 from stages.ledger import funnel, write_ledger
 from tests.stages.feed.tiny_run import FEED, feed_all, make_model, make_run
@@ -94,7 +94,7 @@ def test_every_piece_stands_in_batches_with_the_whole_picture(model, tmp_path):
     run, ids = _run(tmp_path, model, SPLIT)
     plan = plan_packs(run.read_table("lengths"), SPLIT.tokens_per_pack, 0)
     tokenizer = load_tokenizer(model.language)
-    collate = LanguageCollate(PackReader(run, ["train"]), tokenizer, picture_tokens(model), None)
+    collate = LanguageCollate(PackReader(run, ["train"]), tokenizer, picture_layout(model), pixels=False)
     shown, tokens, learned = [], 0, 0
     for piece in PiecePlan(plan, 4).pieces():
         batch = collate(piece)
@@ -103,7 +103,7 @@ def test_every_piece_stands_in_batches_with_the_whole_picture(model, tmp_path):
         learned += int((batch.labels != NO_LOSS).sum())
     pieces = sum(row["sample_id"] == ids[3] for row in plan.to_pylist())
     assert shown.count(ids[3]) == pieces > 1
-    assert tokens == len(shown) * picture_tokens(model)
+    assert tokens == len(shown) * picture_layout(model).tile_tokens
     assert learned == sum(plan["supervised"].to_pylist())
 
 
