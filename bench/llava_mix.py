@@ -62,5 +62,6 @@ def llava_lengths(seed: int = 0, share: float = 1.0) -> pa.Table:
         "length": lengths,
         "supervised": np.maximum(lengths // 8, 1),
         "text_only": pa.array(~np.concatenate(pictured)),
+        "tiles": np.concatenate(pictured).astype(np.int32),
     }
     return pa.table(columns).cast(LENGTHS)
