@@ -119,11 +119,12 @@ def _worker(config: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    from models.compat import use_cores
+    from models.compat import keep_memory, use_cores
 
     os.chdir(config["cwd"])  # Ray Train starts workers elsewhere; the recipe's paths are relative to where it was run
     context = ray.train.get_context()
     use_cores()
+    keep_memory()
     work, device = StepWork.from_arguments(config["work"]), ray.train.torch.get_device()
     work.train(context.get_world_rank(), context.get_world_size(), device)
 
