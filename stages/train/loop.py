@@ -81,7 +81,7 @@ def train_step(
     on_log: Callable[[dict[str, Any]], None],
     on_checkpoint: Callable[[Progress], None],
     seed: int = 0,
-    validate: Callable[[], dict[str, float]] | None = None,
+    validate: Callable[[], dict[str, float] | None] | None = None,
 ) -> None:
     """Runs one training step (one entry of the recipe's `train` list) to its end.
 
@@ -95,7 +95,7 @@ def train_step(
         on_log: called on every rank with a line every `log_every` optimizer steps, after validations, and at the end.
         on_checkpoint: called on every rank every `checkpoint_every` optimizer steps, and where `keep_best` asks for it.
         validate: called on every rank every `validate_every` optimizer steps and at the end; gives the held-out loss by
-            kind, with `all`.
+            kind, with `all`, or None where nothing is held out.
 
     Raises:
         SluiceError: the loss or its gradient is not a number any more.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from stages.run_folder import RunFolder
 from stages.train.objectives import Objective
 from stages.train.settings import TrainStep
 
+log = logging.getLogger("sluice")
+
 #: The name that the mean over all kinds goes by.
 ALL = "all"
 
@@ -25,44 +29,72 @@ ALL = "all"
 class Validation:
     """Held-out conversations, packed kind by kind, so that a pack's loss is that of its kind.
 
+    They are read when they are first asked for: in a stream they are not there before.
+
     Args:
-        pieces: what `held_out_pieces` returns; at least one.
-        collate: makes a batch of a piece.
+        plan: the step's own plan, whose packs say how much goes into one.
+        collate: opens the held-out shards, and gives what makes a batch of a piece.
         rank, world: each of `world` ranks measures its share; all get the same result.
     """
 
     def __init__(
         self,
+        run: RunFolder,
+        step: TrainStep,
+        plan: pa.Table,
         objective: Objective[Any],
-        pieces: Sequence[tuple[str, Piece]],
-        collate: Callable[[Piece], Any],
+        collate: Callable[[], Callable[[Piece], Any]],
+        seed: int,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.objective, self.pieces, self.collate, self.rank, self.world = objective, pieces, collate, rank, world
-        self._counts: Counter[str] = Counter()
-        for kind, piece in pieces:
-            self._counts[kind] += piece.divisor
+        self.run, self.step, self.plan, self.objective, self.seed = run, step, plan, objective, seed
+        self.rank, self.world = rank, world
+        self._open = collate
 
-    def losses(self) -> dict[str, float]:
-        """Kind -> its summed loss by its supervised tokens (pairs, in contrastive steps), and `all`."""
-        kinds = list(self._counts)
+    def losses(self) -> dict[str, float] | None:
+        """Kind -> its summed loss by its supervised tokens (pairs, in contrastive steps), and `all`.
+
+        None where no conversation of the step's kinds is held out.
+        """
+        if not self._pieces:
+            return None
+        kinds, counts = list(self._counts), self._counts
         sums = torch.zeros(len(kinds), dtype=torch.float64, device=self.objective.device)
-        last = len(self.pieces) - 1
+        last = len(self._pieces) - 1
         # Every rank passes as many pieces forward as any other, since a sharded model needs all of them at once.
-        mine = range(self.rank, -(-len(self.pieces) // self.world) * self.world, self.world)
-        batches = prefetch((self.pieces[min(number, last)][1] for number in mine), self.collate)
+        mine = range(self.rank, -(-len(self._pieces) // self.world) * self.world, self.world)
+        batches = prefetch((self._pieces[min(number, last)][1] for number in mine), self._collate)
         with self.objective.measuring():
             for number, batch in zip(mine, batches, strict=True):
                 loss = self.objective.loss(batch)
                 if number <= last:
-                    sums[kinds.index(self.pieces[number][0])] += loss
+                    sums[kinds.index(self._pieces[number][0])] += loss
         if self.world > 1:
             distributed.all_reduce(sums)
         found = dict(zip(kinds, sums.tolist(), strict=True))
-        return {ALL: sum(found.values()) / self._counts.total()} | {
-            kind: loss / self._counts[kind] for kind, loss in found.items()
-        }
+        by_kind = {kind: loss / counts[kind] for kind, loss in found.items()}
+        return {ALL: sum(found.values()) / counts.total(), **by_kind}
+
+    @cached_property
+    def _pieces(self) -> list[tuple[str, Piece]]:
+        """In batches as large as those of training."""
+        packs = max(1, self.step.global_packs // (self.step.accumulation * self.world))
+        pieces = held_out_pieces(self.run, self.step, self.plan, packs, self.seed)
+        if not pieces and self.step.validate_samples and self.rank == 0:
+            log.info("train %s: no conversation of its kinds is held out: no validation", self.step.name)
+        return pieces
+
+    @cached_property
+    def _counts(self) -> Counter[str]:
+        counts: Counter[str] = Counter()
+        for kind, piece in self._pieces:
+            counts[kind] += piece.divisor
+        return counts
+
+    @cached_property
+    def _collate(self) -> Callable[[Piece], Any]:
+        return self._open()
 
 
 def held_out_pieces(run: RunFolder, step: TrainStep, plan: pa.Table, packs: int, seed: int) -> list[tuple[str, Piece]]:

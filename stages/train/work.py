@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import torch
 from torch import distributed
 
@@ -28,7 +27,7 @@ from stages.train.logs import StepLog
 from stages.train.loop import Progress, make_optimizer, train_step
 from stages.train.objectives import ContrastiveObjective, LanguageObjective, Objective
 from stages.train.settings import TrainStep
-from stages.train.validation import Validation, held_out_pieces
+from stages.train.validation import Validation
 from stages.train.weights import STAGE, final_file, load_trained, trained_digests
 
 log = logging.getLogger("sluice")
@@ -116,13 +115,13 @@ class StepWork:
         plan = read_parquet(self.run.path(plan_file(step.name)))
         pieces = PiecePlan(plan, step.global_packs, step.accumulation, rank, world, step.max_steps)
         make = self._contrastive if step.objective == "contrastive" else self._language
-        objective, collate, collate_held_out, save = make(pieces, device, rank, world)
+        objective, collate, held_out, save = make(pieces, device, rank, world)
         optimizer = make_optimizer(objective, step)
         checkpoints = CheckpointFolder(self.folder / "state", key, step.keep)
         if rank == 0:
             checkpoints.clear_others()
         progress = checkpoints.resume(objective, optimizer)
-        validation = self._validation(objective, plan, collate_held_out, rank, world)
+        validation = Validation(self.run, step, plan, objective, held_out, self.seed, rank, world)
         lines = StepLog(self.run, step.name, progress.step) if rank == 0 else None
 
         def on_log(line: dict[str, Any]) -> None:
@@ -134,11 +133,9 @@ class StepWork:
                 checkpoints.save(objective, optimizer, at)
 
         batches = prefetch(pieces.pieces(progress.step), collate)
-        validate = None if validation is None else validation.losses
+        validate, total = validation.losses, pieces.steps
         with checkpoints:
-            train_step(
-                objective, batches, step, pieces.steps, optimizer, progress, on_log, on_checkpoint, self.seed, validate
-            )
+            train_step(objective, batches, step, total, optimizer, progress, on_log, on_checkpoint, self.seed, validate)
         if lines is not None:
             lines.close()
             final = self.local / ".final.tmp"
@@ -146,22 +143,9 @@ class StepWork:
             counts = {"steps": progress.step, "packs": progress.packs}
             self.run.commit(STAGE, step.name, key, {final_file(step.name): final}, counts, version=VERSION)
 
-    def _validation(
-        self, objective: Objective[Any], plan: pa.Table, collate: _Collate, rank: int, world: int
-    ) -> Validation | None:
-        """What measures the loss on held-out conversations, in batches as large as those of training."""
-        step = self.step
-        packs = max(1, step.global_packs // (step.accumulation * world))
-        pieces = held_out_pieces(self.run, step, plan, packs, self.seed)
-        if not pieces and rank == 0 and step.validate_samples:
-            log.info(
-                "train %s: no conversation of its kinds is held out, so no validation; see feed.holdout", step.name
-            )
-        return Validation(objective, pieces, collate, rank, world) if pieces else None
-
     def _language(
         self, pieces: PiecePlan, device: torch.device, rank: int, world: int
-    ) -> tuple[Objective[Any], _Collate, _Collate, Callable[[Path], None]]:
+    ) -> tuple[Objective[Any], _Collate, Callable[[], _Collate], Callable[[Path], None]]:
         if self.model is None:
             raise InputError("model: a language step needs a model section (vision, connector, language)")
         step, learn = self.step, self.step.learned()
@@ -174,7 +158,10 @@ class StepWork:
             features = self._features(model, reader, rank, world)
         objective = LanguageObjective(model, learn, step.precision, features, step.z_loss)
         collate = LanguageCollate(reader, tokenizer, model.layout, pixels=features is None)
-        held_out = LanguageCollate(PackReader(self.run, ["val"]), tokenizer, model.layout)
+
+        def held_out() -> LanguageCollate:
+            return LanguageCollate(PackReader(self.run, ["val"]), tokenizer, model.layout)
+
         return objective, collate, held_out, lambda path: save_weights(model, path, list(learn))
 
     def _features(self, model: VisionLanguageModel, reader: PackReader, rank: int, world: int) -> FeatureStore | None:
@@ -202,7 +189,7 @@ class StepWork:
 
     def _contrastive(
         self, pieces: PiecePlan, device: torch.device, rank: int, world: int
-    ) -> tuple[Objective[Any], _Collate, _Collate, Callable[[Path], None]]:
+    ) -> tuple[Objective[Any], _Collate, Callable[[], _Collate], Callable[[Path], None]]:
         step = self.step
         if world > 1:
             raise InputError(f"train.{step.name}: a contrastive step runs on one worker; set ray.train_workers to 1")
@@ -212,6 +199,9 @@ class StepWork:
                 start = str(files.enter_context(fetched(self.run.path(final_file(self.before[-1])))))
             clip = load_clip(step.model, start, device, resize_mode=step.resize_mode, seed=self.seed)
         collate = PairCollate(PackReader(self.run, ["train"]), clip.preprocess, clip.tokenizer, self.seed, step.augment)
-        held_out = PairCollate(PackReader(self.run, ["val"]), clip.preprocess, clip.tokenizer, self.seed)
+
+        def held_out() -> PairCollate:
+            return PairCollate(PackReader(self.run, ["val"]), clip.preprocess, clip.tokenizer, self.seed)
+
         objective = ContrastiveObjective(clip, step.learned(), step.precision)
         return objective, collate, held_out, lambda path: save_clip(clip, path)

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers import models as tokenizer_models
 from transformers import PreTrainedTokenizerFast
@@ -37,6 +38,7 @@ from pipelines.report.material import Material
 from pipelines.report.sections.contamination import contamination
 from pipelines.report.sections.duplicates import duplicates
 from pipelines.report.sections.thresholds import thresholds
+from pipelines.tables import evaluation_table
 from schemas.conversation import Conversation, Turn
 from schemas.identity import digest_bytes, sample_id
 from schemas.tables import CONTAMINATION, CONVERSATIONS, DECISIONS, LEDGER, SAMPLES, SOURCE, scores, vectors
@@ -100,7 +102,7 @@ def make_recipe(folder: Path) -> Recipe:
                   "language": {"config": config, "tokenizer": str(folder / "tokenizer")}},
         "train": [{"name": "align", "learn": {"connector": 1e-3}, "kinds": ["caption"]},
                   {"name": "instruct", "learn": {"connector": 1e-3, "language": 2e-5}, "epochs": 2}],
-        "evaluate": {"questions": 100},
+        "evaluate": {"questions": 100, "every_step": True},
     }  # fmt: skip
     return parse_recipe(data, "test")
 
@@ -260,6 +262,10 @@ def _log_training(run: RunFolder) -> None:
              "lr": {part: rates[part] * (1 - number / 201) for part in parts}, "tokens_per_s": 5100.5, "filled": 0.93}
             for number in range(10, 201, 10)
         ]  # fmt: skip
+        if step == "instruct":
+            for line in lines[4::5]:
+                loss = 1.2 + abs(line["step"] - 100) / 100
+                line["validation"] = {"all": loss, "detail": loss + 0.5, "template": loss - 0.5}
         run.path("logs", f"{step}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         run.commit("train", step, "key", {}, {"steps": 200})
 
@@ -284,6 +290,8 @@ def _evaluate(run: RunFolder, said: list[Conversation]) -> None:
     ]  # fmt: skip
     result = {**score(questions, answers, 200, 0), "majority": {"count": "3"}, "examples": examples}
     run.commit("evaluate", "all", "key", {"eval.json": json.dumps(result).encode()}, {})
+    before = score(questions, {**answers, "model": answers["blank"]}, 200, 0)
+    run.commit("evaluate", "after-align", "key", {"eval/align.json": json.dumps(before).encode()}, {})
 
 
 class Page(HTMLParser):
@@ -364,8 +372,29 @@ def test_text_from_the_web_stays_text(page: Page) -> None:
 def test_every_picture_and_chart_has_a_description(page: Page) -> None:
     assert all(image["alt"] for image in page.all("img"))
     described = [each for each in page.all("div") if each.get("role") == "img"]
-    assert len(described) == 8  # scores; three thresholds; loss and rates of two steps
+    assert len(described) == 9  # scores; three thresholds; loss and rates of two steps, held-out loss of one
     assert all(each["aria-label"] for each in described)
+
+
+def test_losses_on_held_out_conversations_stand_beside_the_training_loss(page: Page) -> None:
+    described = [each["aria-label"] or "" for each in page.all("div") if each.get("role") == "img"]
+    assert any("training from" in each and "held out from 1.7 to 2.2" in each for each in described)
+    assert any("detail from 2.2 to 2.7; template from 1.2 to 1.7" in each for each in described)
+    assert "On held-out conversations it is 2.200 (detail 2.700, template 1.700)" in page.text
+    assert "it was lowest after optimizer step 100, with 1.200" in page.text
+
+
+def test_each_kind_and_each_step_has_its_margin(run: RunFolder, page: Page) -> None:
+    result = json.loads(run.path("eval.json").read_text())
+    before = json.loads(run.path("eval", "align.json").read_text())
+    assert page.text.index("After each training step") < page.text.index("Some of the questions")
+    printed = io.StringIO()
+    Console(file=printed, width=200).print(evaluation_table(run))
+    for measured in (result, before, *result["kinds"].values()):
+        margin, (low, high) = measured["margin"], measured["interval"]
+        said = [f"{100 * each:+.1f}" for each in (margin, low, high)]
+        assert f"{said[0]} {said[1]} to {said[2]}".replace("-", "\N{MINUS SIGN}") in page.text
+        assert re.search(rf"{re.escape(said[0])} +{re.escape(said[1])} to {re.escape(said[2])}", printed.getvalue())
 
 
 def test_a_curve_tells_what_another_threshold_would_keep(run: RunFolder) -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from models.full import build_model
 from schemas.errors import InputError
 from stages.evaluate import (
     EvaluateSettings,
@@ -18,6 +19,7 @@ from stages.evaluate import (
     majority_answers,
     normalize,
     score,
+    step_results,
 )
 from stages.feed import PackReader, write_plan
 from stages.train.settings import TrainStep
@@ -82,6 +84,20 @@ def test_accuracy_by_kind_adds_up():
     assert total / 301 == pytest.approx(result["accuracy"]["model"])
 
 
+def test_each_kind_is_held_against_its_own_best_baseline():
+    given = {
+        "model": ["yes"] * 100,
+        "majority": ["no" if n % 2 else "yes" for n in range(100)],  # right on presence alone
+        "blank": ["yes" if n % 4 == 1 else "no" for n in range(100)],  # right on half of count
+    }
+    result = score(questions(100), given, 300, 0)
+    assert result["best_baseline"] == "majority"
+    count, presence = result["kinds"]["count"], result["kinds"]["presence"]
+    assert (count["best_baseline"], count["margin"]) == ("blank", 0.5)
+    assert 0 < count["interval"][0] < 0.5 < count["interval"][1] < 1
+    assert (presence["best_baseline"], presence["margin"], presence["interval"]) == ("majority", 0, [0, 0])
+
+
 def test_majority_is_counted_by_kind_on_normalized_answers():
     turns = [("count", "2"), ("count", "2."), ("count", "3"), ("presence", "Yes"), ("presence", "no")]
     assert majority_answers(turns) == {"count": "2", "presence": "no"}
@@ -99,8 +115,8 @@ def test_no_picture_stays_with_its_question():
 class Recipe:
     """What evaluation reads of a recipe."""
 
-    def __init__(self, model, settings):
-        self.seed, self.model, self.train, self.evaluate = 1, model, [STEP], settings
+    def __init__(self, model, settings, steps=(STEP,)):
+        self.seed, self.model, self.train, self.evaluate = 1, model, list(steps), settings
 
 
 def colour_of(picture):
@@ -149,6 +165,30 @@ def test_the_trained_model_is_asked_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr("stages.evaluate.evaluate", None)  # asking again would fail
     assert evaluate_run(run, Recipe(model, settings)) == counts
+
+
+def test_every_step_can_be_asked(tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    model, run = make_model(tmp_path / "tokenizer"), make_run(tmp_path / "run")
+    feed_all(run, model)
+    steps = [STEP.model_copy(update={"name": "all", "learn": {"connector": 1e-3}}), STEP]
+    for number, step in enumerate(steps):
+        write_plan(run, step, FEED, seed=1)
+        StepWork(run, model, steps[: number + 1], 1).train()
+    last = Recipe(model, SETTINGS, steps)
+    every = Recipe(model, SETTINGS.model_copy(update={"every_step": True}), steps)
+    counts = evaluate_run(run, last)
+    assert not run.path("eval").exists() and step_results(run, last) == {}
+    told = []
+    monkeypatch.setattr("stages.evaluate.build_model", lambda *a, **k: told.append(a) or build_model(*a, **k))
+    assert evaluate_run(run, every) == counts
+    assert len(told) == 1  # the last step had been asked
+    results = step_results(run, every)
+    assert list(results) == ["all", "both"]
+    assert results["all"] == json.loads(run.path("eval", "all.json").read_text())
+    assert results["both"] == json.loads(run.path("eval.json").read_text())
+    assert results["all"]["accuracy"].keys() == {"model", "majority", "blank", "shuffled"}
+    assert "interval" in results["all"]
 
 
 def test_a_kind_that_nobody_was_asked_is_named(tmp_path):

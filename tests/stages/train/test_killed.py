@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 import signal
@@ -28,6 +27,7 @@ from stages.train.settings import TrainStep
 from stages.train.weights import final_file
 from stages.train.work import StepWork
 from tests.stages.feed.tiny_run import FEED, feed_all, make_model, make_run
+from tests.stages.train.children import CHILDREN
 
 STEP = TrainStep(
     name="both",
@@ -39,8 +39,6 @@ STEP = TrainStep(
     validate_every=5,
     validate_samples=4,
 )
-#: Starts children quickly, and from a process that has run nothing yet.
-CHILDREN = multiprocessing.get_context("forkserver")
 
 
 def kill_in_log(patch: pytest.MonkeyPatch) -> None:
@@ -129,7 +127,6 @@ def read(run: RunFolder) -> list[dict[str, Any]]:
 
 
 def test_a_step_that_is_killed_at_every_moment_ends_as_one_that_is_not(tmp_path: Path) -> None:
-    CHILDREN.set_forkserver_preload([__name__])
     model = make_model(tmp_path / "tokenizer", attention_dropout=0.1)
     whole = make_run(tmp_path / "whole")
     feed_all(whole, model)
