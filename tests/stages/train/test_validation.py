@@ -90,6 +90,7 @@ def test_only_held_out_conversations_of_the_steps_kinds_are_measured(run: RunFol
 
     assert {row["sample_id"] for row in rows()} == held_out
     assert {row["source"] for row in rows(kinds=["detail"])} == {"detail"}
+    assert {row["source"] for row in rows(mixture={"template": 1.0, "text_only": 1.0})} == {"template"}
     assert len(rows(validate_samples=3)) == 3
     assert rows(validate_samples=3) == rows(validate_samples=3)
     assert rows(validate_samples=0) == []
