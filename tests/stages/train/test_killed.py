@@ -41,6 +41,11 @@ STEP = TrainStep(
 )
 
 
+def wait_in_log(patch: pytest.MonkeyPatch) -> None:
+    """After the fourth line, to be killed from outside."""
+    kill_after(patch, work_module.StepLog, "write", 4, lambda *_: signal.pause())
+
+
 def kill_in_log(patch: pytest.MonkeyPatch) -> None:
     """After the third line."""
     kill_after(patch, work_module.StepLog, "write", 3)
@@ -134,8 +139,8 @@ def test_a_step_that_is_killed_at_every_moment_ends_as_one_that_is_not(tmp_path:
     killed = RunFolder(shutil.copytree(whole.root, tmp_path / "killed"))
     uninterrupted = child(whole, model)
 
-    from_outside = child(killed, model)
-    while from_outside.is_alive() and len(read(killed)) < 2:
+    from_outside = child(killed, model, wait_in_log)
+    while from_outside.is_alive() and len(read(killed)) < 4:
         from_outside.join(0.01)
     from_outside.kill()
     from_outside.join()

@@ -12,7 +12,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
-from torch import distributed, multiprocessing, nn
+from torch import distributed, nn
 
 from models.clip import load_clip
 from models.full import build_model
@@ -29,6 +29,7 @@ from stages.train.settings import TrainStep
 from stages.train.weights import final_file, load_trained
 from stages.train.work import StepWork
 from tests.stages.feed.tiny_run import FEED, feed_all, make_model, make_run
+from tests.stages.train.children import CHILDREN
 
 STEP = {"learn": {"connector": 3e-3}, "packs_per_step": 4, "precision": "fp32", "log_every": 1, "checkpoint_every": 2}
 # The eps keeps AdamW from turning rounding errors of tiny gradients into whole steps.
@@ -93,7 +94,7 @@ def as_rank(rank, store, run, settings):
 
 def test_two_ranks_learn_what_one_does(run, model, tmp_path):
     whole, whole_losses = after_steps(run, model, ALIGN)
-    other = multiprocessing.get_context("spawn").Process(target=as_rank, args=(1, tmp_path / "store", run, model))
+    other = CHILDREN.Process(target=as_rank, args=(1, tmp_path / "store", run, model))
     other.start()
     shared, shared_losses = as_rank(0, tmp_path / "store", run, model)
     other.join()
