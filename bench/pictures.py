@@ -89,9 +89,10 @@ def nginx(root: Path) -> Iterator[str]:
         temporary = "".join(
             f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
+        # Started by root, its worker would be another user's, who cannot read a private folder.
+        user = "user root; " if os.geteuid() == 0 else ""
         config.write_text(
-            # Started by root, its worker would be another user's, who cannot read a private folder.
-            f"{'user root; ' if os.geteuid() == 0 else ''}daemon off; worker_processes 1; pid {folder}/pid; error_log stderr crit;"
+            f"{user}daemon off; worker_processes 1; pid {folder}/pid; error_log stderr crit;"
             "events { worker_connections 8192; }"
             f"http {{ access_log off; sendfile on; keepalive_requests 1000000; {temporary}"
             "types { image/jpeg jpg; }"
