@@ -42,7 +42,7 @@ def main(quick: bool) -> None:
         subprocess.run([*sluice, "sample", world, "--scenes", str(scenes), "--seed", str(SEED), "--clean"], check=True)
         pictures = [*sluice, "serve", str(world), "--port", str(WORLD_PORT)]
         language = [sys.executable, "-m", "pipelines.serve_language", "--host", "127.0.0.1", "--port",
-                    str(ENDPOINT_PORT), "--no-continuous-batching"]  # fmt: skip
+                    str(ENDPOINT_PORT), "--continuous-batching"]  # fmt: skip
         with (
             server("pictures", pictures, f"http://127.0.0.1:{WORLD_PORT}/robots.txt"),
             server("language model", language, f"http://127.0.0.1:{ENDPOINT_PORT}/health"),
@@ -58,8 +58,8 @@ def _overrides(world: Path) -> list[str]:
     """The demo's recipe with this world, all rows that can be had, and every kind that asks."""
     kinds = ", ".join(f"{kind}: 1.0" for kind in KINDS)
     changes = [f"source.table={world / 'urls.parquet'}", "source.rows_per_part=50", f"instruct.kinds={{{kinds}}}",
-               "select.clip.keep={top: 1.0}", "instruct.endpoint.timeout_s=600",
-               "instruct.endpoint.deadline_s=3600"]  # fmt: skip
+               "select.clip.keep={top: 1.0}", "instruct.endpoint.concurrency=8",
+               "instruct.endpoint.timeout_s=600", "instruct.endpoint.deadline_s=3600"]  # fmt: skip
     return [text for change in changes for text in ("--set", change)]
 
 
