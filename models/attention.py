@@ -94,7 +94,9 @@ def packed_attention(
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout and query.shape[-1] <= 256:
         sides = (-1 if window is None else window - 1, 0)
-        found = varlen_attn(*flat, bounds, bounds, longest, longest, scale=scaling, window_size=sides, enable_gqa=True)
+        found: Any = varlen_attn(
+            *flat, bounds, bounds, longest, longest, scale=scaling, window_size=sides, enable_gqa=True
+        )
     else:
         found = _each_sample(flat, bounds.diff().tolist(), dropout, scaling, window)
     return found.unflatten(0, (batch, length)), None
