@@ -222,11 +222,13 @@ def report(run: RunArgument) -> None:
 @command
 def trace(
     run: RunArgument,
-    key: Annotated[str, typer.Argument(help="A sample_id (or its first letters), or a URL.")],
+    key: Annotated[str, typer.Argument(help="A sample_id (or its first letters), a URL, or STEP:NUMBER.")],
 ) -> None:
-    """Show all that happened to a sample: stages, shard, conversations, packs and optimizer steps.
+    """Show all that happened to a sample, or the packs and samples of one optimizer step.
 
-    Example: `sluice trace runs/demo http://127.0.0.1:8765/pictures/0123.jpg`
+    Of a sample: stages, shard, conversations, packs and optimizer steps. NUMBER counts optimizer steps from 1.
+
+    Example: `sluice trace runs/demo http://127.0.0.1:8765/pictures/0123.jpg`, `sluice trace runs/demo instruct:120`
     """
     from pipelines.trace import show_trace
 

@@ -1,9 +1,15 @@
-"""`sluice trace`: all that happened to one sample, from its row to the optimizer steps that learned from it."""
+"""`sluice trace`: all that happened to one sample, from its row to the optimizer steps that learned from it.
+
+Or the other way round: the packs and samples of one optimizer step.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+import re
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,19 +20,27 @@ from rich.console import Console
 from pipelines.recipe import Recipe, load_recipe
 from schemas.errors import InputError
 from schemas.vocabulary import Reason, Stage
+from stages.feed.plan import plan_file
 from stages.run_folder import RunFolder
 from stages.store import arrow_place, read_parquet
+from stages.train.settings import TrainStep
+
+#: For example `instruct:120`.
+_STEP = re.compile(r"([a-z0-9][a-z0-9_.-]*):([0-9]+)")
 
 
 def show_trace(run: RunFolder, key: str, out: Console) -> None:
-    """Prints the life of the sample or samples that `key` names.
+    """Prints the life of the sample or samples that `key` names, or what an optimizer step learned from.
 
     Args:
-        key: a sample_id, its first letters (6 at least), or a URL.
+        key: a sample_id, its first letters (6 at least), a URL, or a training step's name, a colon and the number of an
+            optimizer step, from 1, as logs count them.
 
     Raises:
-        InputError: no source row has that key.
+        InputError: no source row has that key, or there is no such step.
     """
+    if (asked := _STEP.fullmatch(key)) is not None:
+        return _show_step(run, load_recipe(run.path("recipe.yaml")), asked[1], int(asked[2]), out)
     if not any(run.path("ledger").glob("*.parquet")):
         raise InputError(f"{run.root} has no ledger yet: `sluice run` writes it after the data stages")
     data = _dataset(run, "ledger")
@@ -41,6 +55,46 @@ def show_trace(run: RunFolder, key: str, out: Console) -> None:
     thresholds = json.loads(path.read_text()).get("thresholds", []) if path.exists() else []
     for row in rows:
         _show(run, recipe, thresholds, row, out)
+
+
+def _show_step(run: RunFolder, recipe: Recipe, name: str, number: int, out: Console) -> None:
+    """Prints the packs of one optimizer step, each with its samples in their order."""
+    step = next((step for step in recipe.train if step.name == name), None)
+    if step is None:
+        known = ", ".join(step.name for step in recipe.train) or "none"
+        raise InputError(f"{run.root} has no training step '{name}'; its steps: {known}")
+    path = run.path(plan_file(name))
+    if not path.exists():
+        raise InputError(f"{run.root} has no plan of step '{name}' yet: run the feed stage first")
+    steps = _optimizer_steps(run, step)
+    if not 1 <= number <= steps:
+        raise InputError(f"step '{name}' has {steps} optimizer steps, numbered from 1; there is no {number}")
+    begin = (number - 1) * step.global_packs
+    wanted = [("pack", ">=", begin), ("pack", "<", begin + step.global_packs)]
+    rows = read_parquet(path, filters=wanted).to_pylist()
+    urls = _urls(run, {row["sample_id"] for row in rows})
+    tokens, supervised = (sum(row[column] for row in rows) for column in ("length", "supervised"))
+    packs = [list(found) for _, found in itertools.groupby(rows, lambda row: row["pack"])]
+    say = partial(out.print, highlight=False, markup=False, soft_wrap=True)
+    say(f"train {name}, optimizer step {number} of {steps}: {len(packs)} packs, {len(rows)} conversations, "
+        f"{tokens} tokens, {supervised} supervised")  # fmt: skip
+    for pack in packs:
+        say(f"pack {pack[0]['pack']}, {sum(row['length'] for row in pack)} tokens")
+        for row in pack:
+            say(f"  {row['position']:>3}  {row['length']:>5} tokens  {row['source']}, epoch {row['epoch']}  "
+                f"{row['conversation_id']}  {urls.get(row['sample_id'], '')}")  # fmt: skip
+
+
+def _optimizer_steps(run: RunFolder, step: TrainStep) -> int:
+    packs = (run.manifest("plan", step.name) or {})["counts"]["packs"]
+    every = -(-packs // step.global_packs)
+    return every if step.max_steps is None else min(every, step.max_steps)
+
+
+def _urls(run: RunFolder, samples: set[str]) -> dict[str, str]:
+    wanted = ds.field("sample_id").isin(sorted(samples))
+    found = _dataset(run, "source").to_table(columns=["sample_id", "url"], filter=wanted)
+    return dict(zip(found["sample_id"].to_pylist(), found["url"].to_pylist(), strict=True))
 
 
 def _show(run: RunFolder, recipe: Recipe, thresholds: list[dict[str, Any]], row: dict, out: Console) -> None:

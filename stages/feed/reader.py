@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -93,34 +94,46 @@ class PackReader:
 
     def read(self, sample: str | int) -> Sample:
         """A sample with its picture's bytes, by id or number."""
-        place = self._place(sample)
-        data = self._range(place["shard"], place["offset"], place["size"])
-        begin, text = (place["picture_offset"] or 0) - place["offset"], place["json_offset"] - place["offset"]
+        number, begin, size = self._place(sample, "")
+        data = self._range(number, begin, size)
+        _, picture, picture_size = self._place(number, "picture_")
+        _, text, text_size = self._place(number, "json_")
         return Sample(
-            jpeg=data[begin : begin + place["picture_size"]] if place["picture_size"] else b"",
-            record=json.loads(data[text : text + place["json_size"]]),
+            jpeg=data[picture - begin : picture - begin + picture_size] if picture_size else b"",
+            record=json.loads(data[text - begin : text - begin + text_size]),
         )
 
     def record(self, sample: str | int) -> dict[str, Any]:
         """The sample's JSON alone, by id or number."""
-        place = self._place(sample)
-        return json.loads(self._range(place["shard"], place["json_offset"], place["json_size"]))
+        return json.loads(self._range(*self._place(sample, "json_")))
 
     def jpeg(self, sample: str | int) -> bytes:
         """The picture's bytes alone, by id or number, of a sample that has one."""
-        place = self._place(sample)
-        return self._range(place["shard"], place["picture_offset"], place["picture_size"])
+        return self._range(*self._place(sample, "picture_"))
 
     def map(self, read: Callable[[K], T], samples: Iterable[K]) -> list[T]:
         """`read` (a method above) of each sample, in their order; many at once where the shards are remote."""
         return self.run.map(read, samples)
 
-    def _place(self, sample: str | int) -> dict[str, Any]:
-        number = self.number(sample) if isinstance(sample, str) else sample
-        return {name: self.index[name][number].as_py() for name in self.index.column_names}
+    @cached_property
+    def _places(self) -> dict[str, np.ndarray]:
+        """Column of the index -> int64 of all samples; 0 where there is no picture."""
+        names = [name for name in self.index.column_names if name.endswith(("offset", "size"))]
+        return {name: self.index[name].fill_null(0).to_numpy() for name in names}
 
-    def _range(self, shard: str, offset: int, size: int) -> bytes:
-        path = self.folder / shard
+    @cached_property
+    def _paths(self) -> list[Path]:
+        """Each sample's shard; one object a shard."""
+        paths = {name: self.folder / name for name in pc.unique(self.index["shard"]).to_pylist()}
+        return [paths[name] for name in self.index["shard"].to_pylist()]
+
+    def _place(self, sample: str | int, what: str) -> tuple[int, int, int]:
+        """The sample's number, and offset and size of `what` (a prefix of the index's columns) in its shard."""
+        number = self.number(sample) if isinstance(sample, str) else sample
+        return number, int(self._places[f"{what}offset"][number]), int(self._places[f"{what}size"][number])
+
+    def _range(self, number: int, offset: int, size: int) -> bytes:
+        path = self._paths[number]
         try:
             data = read_range(path, offset, size)
         except OSError as error:
