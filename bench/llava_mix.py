@@ -9,8 +9,10 @@ from schemas.tables import LENGTHS
 
 #: Tokens of one picture: a 336-pixel ViT-L/14 gives 24 x 24.
 PICTURE_TOKENS = 576
-#: Tokens of LLaVA-1.5's system message, which every conversation begins with, and the most that it trains on.
-SYSTEM_TOKENS, MOST_TOKENS = 35, 2048
+#: The most tokens of a conversation that LLaVA-1.5 trains on.
+MOST_TOKENS = 2048
+#: Lengths are counted in these for the bound.
+_GRAIN = 8
 
 #: Set -> conversations, turns (mean; one where 1), tokens of a question and a short answer with the template's
 #: own, tokens of an answer that is a text (mean), and whether there is a picture.
@@ -38,7 +40,8 @@ def llava_lengths(seed: int = 0, share: float = 1.0) -> pa.Table:
     picture make one conversation, that Visual Genome gives ten annotations a picture and RefCOCO fewer than ten turns,
     that long ShareGPT conversations are cut at 2,048 tokens, and a picture's 576 tokens. Mean turns follow from the
     sets' numbers of questions and pictures (VQAv2: 443,757 on 82,783; GQA: 943,000 on 72,140). Tokens a turn are
-    estimates from such questions and answers; turns are Poisson, texts log-normal with a deviation of 0.5.
+    estimates from such questions and answers; turns are Poisson, texts log-normal with a deviation of 0.5. There is no
+    system message, for this project's templates leave it out.
     """
     random = np.random.default_rng([seed, 665])
     kinds, sizes, pictured = [], [], []
@@ -47,7 +50,7 @@ def llava_lengths(seed: int = 0, share: float = 1.0) -> pa.Table:
         counts = np.ones(number) if turns == 1 else 1 + random.poisson(turns - 1, number)
         questions = counts * asked + random.normal(0, 3, number) * np.sqrt(counts)
         texts = counts * told * random.lognormal(-0.125, 0.5, number)
-        begin = SYSTEM_TOKENS + PICTURE_TOKENS * shown
+        begin = PICTURE_TOKENS * shown
         sizes.append(np.clip(begin + questions + texts, begin + 12, MOST_TOKENS).astype(np.int32))
         kinds += [name] * number
         pictured.append(np.full(number, shown))
@@ -65,3 +68,56 @@ def llava_lengths(seed: int = 0, share: float = 1.0) -> pa.Table:
         "tiles": np.concatenate(pictured).astype(np.int32),
     }
     return pa.table(columns).cast(LENGTHS)
+
+
+def most_filled(lengths: np.ndarray, room: int) -> float:
+    """No plan of whole conversations fills a larger share of the positions than this.
+
+    The linear relaxation of cutting stock by column generation (Gilmore & Gomory 1961), whose bound holds in every
+    round (Farley 1990). Lengths are rounded down to eights, which can only raise it.
+    """
+    from scipy.optimize import linprog
+    from scipy.sparse import csc_matrix
+
+    sizes, counts = np.unique(np.maximum(lengths // _GRAIN, 1), return_counts=True)
+    whole = room // _GRAIN
+    packs = [np.eye(len(sizes), dtype=int)[place] * (whole // size) for place, size in enumerate(sizes)]
+    fewest = 0.0
+    for _ in range(100):
+        found = linprog(np.ones(len(packs)), A_ub=csc_matrix(-np.array(packs).T), b_ub=-counts, method="highs")
+        prices = -found.ineqlin.marginals
+        best, last = _knapsack(sizes, prices, whole)
+        fewest = max(fewest, found.fun / best[whole])
+        better = [place for place, size in enumerate(sizes) if best[whole - size] + prices[place] > 1 + 1e-7]
+        if not better:
+            break
+        packs += [_pack_with(place, sizes, last, whole) for place in better]
+    return float(lengths.sum() / room / fewest)
+
+
+def _knapsack(sizes: np.ndarray, prices: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """For every room the most that conversations in it are worth, and the last one taken (-1: none)."""
+    best, last = np.zeros(room + 1), np.full(room + 1, -1)
+    for width in range(1, room + 1):
+        best[width] = best[width - 1]
+        fits = np.flatnonzero(sizes <= width)
+        if len(fits):
+            worth = best[width - sizes[fits]] + prices[fits]
+            if worth.max() > best[width]:
+                best[width], last[width] = worth.max(), fits[worth.argmax()]
+    return best, last
+
+
+def _pack_with(first: int, sizes: np.ndarray, last: np.ndarray, room: int) -> np.ndarray:
+    """How many of each size a best pack that holds size number `first` has."""
+    pack = np.zeros(len(sizes), int)
+    pack[first] = 1
+    left = room - sizes[first]
+    while left > 0:
+        place = last[left]
+        if place < 0:
+            left -= 1
+        else:
+            pack[place] += 1
+            left -= sizes[place]
+    return pack

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.llava_mix import llava_lengths, most_filled
 from schemas.errors import InputError
 from schemas.tables import LENGTHS, PLAN
 from stages.feed.plan import fill_rate, plan_batches, plan_packs
@@ -62,6 +63,14 @@ def test_llava_like_lengths_fill_at_least_98_percent():
     sizes = (256 + np.clip(words, 8, 1500)).astype(int).tolist()
     plan = plan_packs(table(sizes), 2048, seed=1)
     assert fill_rate(plan, 2048) >= 0.98
+
+
+def test_lengths_like_llava_665k_fill_at_least_98_percent_or_nearly_what_whole_samples_can():
+    lengths = llava_lengths(share=0.02)
+    assert fill_rate(plan_packs(lengths, 4096, seed=1, pictures_per_pack=64), 4096) >= 0.98
+    # With 576 tokens a picture most conversations are longer than a third of 2,048 positions and shorter than a half.
+    most = most_filled(lengths["length"].to_numpy(), 2048)
+    assert 0.97 * most <= fill_rate(plan_packs(lengths, 2048, seed=1, pictures_per_pack=64), 2048) <= most < 0.98
 
 
 def test_seed_and_epoch_change_the_order():
