@@ -212,6 +212,12 @@ def training_rows(lengths: pa.Table, kinds: Sequence[str] | None) -> pa.Table:
     return chosen
 
 
+def by_component(rows: pa.Table) -> pa.Table:
+    """Rows of `schemas.tables.LENGTHS`, each with its component of a mixture in place of its kind."""
+    component = pc.if_else(rows["text_only"].fill_null(False), TEXT_ONLY, rows["kind"])
+    return rows.set_column(rows.column_names.index("kind"), "kind", component)
+
+
 def chosen_rows(lengths: pa.Table, kinds: Sequence[str] | None) -> pa.Table:
     """`training_rows`, of which there must be some.
 
@@ -248,17 +254,15 @@ def _components(lengths: pa.Table, names: list[str], step: str) -> pa.Table:
     Raises:
         InputError: there are none of a component.
     """
-    rows = training_rows(lengths, None)
-    component = pc.if_else(rows["text_only"].fill_null(False), TEXT_ONLY, rows["kind"])
-    rows = rows.set_column(rows.column_names.index("kind"), "kind", component)
-    there = set(pc.unique(component).to_pylist())
+    rows = by_component(training_rows(lengths, None))
+    there = set(pc.unique(rows["kind"]).to_pylist())
     for name in names:
         if name not in there:
             raise InputError(
                 f"train.{step}: mixture: no training conversation of '{name}' is in the shards; "
                 f"there are {', '.join(sorted(there)) or 'none'}"
             )
-    return rows.filter(pc.is_in(component, pa.array(names)))
+    return rows.filter(pc.is_in(rows["kind"], pa.array(names)))
 
 
 def _sizes(rows: pa.Table, tokens_per_pack: int) -> np.ndarray:

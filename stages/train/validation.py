@@ -15,7 +15,7 @@ import torch
 from torch import distributed
 
 from stages.feed.batches import Piece, PiecePlan, prefetch
-from stages.feed.plan import TEXT_ONLY, plan_batches, plan_packs
+from stages.feed.plan import by_component, plan_batches, plan_packs
 from stages.run_folder import RunFolder
 from stages.train.objectives import Objective
 from stages.train.settings import TrainStep
@@ -127,19 +127,13 @@ def held_out_pieces(run: RunFolder, step: TrainStep, plan: pa.Table, packs: int,
 def _drawn(lengths: pa.Table, step: TrainStep, seed: int) -> pa.Table:
     """Rows of LENGTHS, marked as those that a plan is made of."""
     held = lengths.filter(pc.equal(lengths["split"], "val")).sort_by("conversation_id")
-    text_only = held["text_only"].fill_null(False)
     kinds = step.kinds
     if step.objective == "contrastive":
-        held = held.filter(pc.invert(text_only))
+        held = held.filter(pc.invert(held["text_only"].fill_null(False)))
     elif step.mixture is not None:
-        kinds = list(step.mixture)
-        held = _with(held, "kind", pc.if_else(text_only, TEXT_ONLY, held["kind"]))
+        held, kinds = by_component(held), list(step.mixture)
     if kinds is not None:
         held = held.filter(pc.is_in(held["kind"], pa.array(kinds, pa.string())))
     chosen = np.random.default_rng([seed, len(held)]).permutation(len(held))[: step.validate_samples]
     held = held.take(np.sort(chosen))
-    return _with(held, "split", pa.array(["train"] * len(held), pa.string()))
-
-
-def _with(table: pa.Table, name: str, values: pa.Array) -> pa.Table:
-    return table.set_column(table.column_names.index(name), name, values)
+    return held.set_column(held.schema.get_field_index("split"), "split", pa.array(["train"] * len(held), pa.string()))

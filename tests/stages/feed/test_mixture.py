@@ -18,7 +18,9 @@ from stages.feed import FeedSettings, write_plan
 from stages.feed.mixture import mix_packs
 from stages.feed.plan import fill_rate, plan_mixture, ran_out
 from stages.run_folder import RunFolder
+from stages.store import read_parquet
 from stages.train.settings import TrainStep
+from stages.train.validation import held_out_pieces
 
 ROOM = 64
 
@@ -113,6 +115,17 @@ def test_text_only_is_a_component_of_its_own_and_its_kind_is_pictured_alone():
     plan, _ = plan_mixture(lengths, ROOM, 0, step({"text_only": 1, "source": 3}))
     sources = zip(plan["sample_id"].to_pylist(), plan["source"].to_pylist(), strict=True)
     assert {(name[:4], source) for name, source in sources} == {("sour", "source"), ("talk", "text_only")}
+
+
+def test_held_out_loss_is_measured_on_the_mixture_s_components(run):
+    wanted = step({"caption": 0.5, "text_only": 0.5})
+    write_plan(run, wanted, FEED, seed=0)
+    plan = read_parquet(run.path("plan/mix.parquet"))
+    assert not held_out_pieces(run, wanted, plan, 2, seed=0)
+    lengths = run.read_table("lengths")
+    held = lengths.set_column(3, "split", pa.array(["val"] * len(lengths)))
+    run.commit("feed", 0, "k", {"lengths/00000.parquet": held}, {})
+    assert {kind for kind, _ in held_out_pieces(run, wanted, plan, 2, seed=0)} == {"caption", "text_only"}
 
 
 def test_what_is_not_there_is_named_with_what_there_is():
