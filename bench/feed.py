@@ -199,8 +199,10 @@ class _Conversations:
         for sample in samples:
             for row in json.loads(sample["json"])["conversations"]:
                 if self.kinds is None or row["kind"] in self.kinds:
-                    encoded = encode(Conversation.from_row(row), make.tokenizer, make.picture_tokens)
-                    pixels = make.picture_tensor(decode(sample["jpg"]))
+                    picture = decode(sample["jpg"])
+                    tokens = make.layout.tokens(*picture.size)
+                    encoded = encode(Conversation.from_row(row), make.tokenizer, tokens)
+                    pixels = make.layout.tensor(picture)
                     yield torch.tensor(encoded.input_ids), torch.tensor(encoded.labels), pixels
 
 
@@ -212,7 +214,7 @@ def _padded(rows: list[tuple[Any, Any, Any]]) -> dict[str, Any]:
     return {
         "input_ids": pad_sequence(ids, batch_first=True),
         "labels": pad_sequence(labels, batch_first=True, padding_value=-100),
-        "pixel_values": torch.stack(pixels),
+        "pixel_values": torch.cat(pixels),
         "lengths": [len(one) for one in ids],
     }
 

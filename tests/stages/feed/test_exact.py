@@ -9,10 +9,10 @@ import pytest
 import ray
 import torch
 
+from models.full import picture_layout
 from models.language import load_tokenizer
 from stages.feed import PackReader, ShardWork, write_plan
 from stages.feed.batches import LanguageCollate, PiecePlan, prefetch
-from stages.feed.shards import picture_tokens
 from stages.graph import Place, run_parts
 from stages.run_folder import RunFolder
 from stages.store import read_parquet, read_range
@@ -45,8 +45,7 @@ def run(tmp_path_factory, model):
 def packs(run, model, step, world=1, accumulation=1, from_step=0):
     """For each optimizer step, pack number -> digest of the pack's tokens, labels, positions and pictures."""
     reader = PackReader(run, ["train"])
-    tokenizer = load_tokenizer(model.language)
-    collate = LanguageCollate(reader, tokenizer, picture_tokens(model), lambda picture: torch.ones(3, 2, 2))
+    collate = LanguageCollate(reader, load_tokenizer(model.language), picture_layout(model), pixels=False)
     plan = read_parquet(run.path("plan", f"{step.name}.parquet"))
     found = {}
     for rank in range(world):
