@@ -48,13 +48,17 @@ def prepare_tokenizer(tokenizer: Any, template: str | None = None) -> Any:
 
     Args:
         template: a name in `TEMPLATES` or a Jinja template, instead of the tokenizer's own.
+
+    Raises:
+        InputError: it takes no picture token.
     """
     wanted = [IMAGE_TOKEN]
     if template is not None or tokenizer.chat_template is None:
         tokenizer.chat_template = TEMPLATES.get(template or "chatml", template)
     if tokenizer.chat_template == _CHATML:
         wanted += ["<|im_start|>", "<|im_end|>"]
-    vocabulary = tokenizer.get_vocab()
+    # A token that is only in the vocabulary may be broken up in a text; one that was added never is.
+    vocabulary = tokenizer.added_tokens_encoder
     missing = [AddedToken(token, special=True, normalized=False) for token in wanted if token not in vocabulary]
     if missing:
         tokenizer.add_tokens(missing, special_tokens=True)
@@ -62,6 +66,12 @@ def prepare_tokenizer(tokenizer: Any, template: str | None = None) -> Any:
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_ids(tokenizer)[0])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    ids = tokenizer(f"a{IMAGE_TOKEN}a", add_special_tokens=False)["input_ids"]
+    if ids.count(tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)) != 1:
+        raise InputError(
+            f"model.language: the tokenizer {tokenizer.name_or_path} does not keep the picture token {IMAGE_TOKEN} "
+            "whole, so no picture has a place in a text; choose another tokenizer"
+        )
     return tokenizer
 
 

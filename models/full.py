@@ -129,7 +129,10 @@ class VisionLanguageModel(nn.Module):
             pictures = pictures.flatten(0, -2)
             filled = len(pictures)
         if int(places.sum()) != filled:
-            raise SluiceError(f"{int(places.sum())} picture tokens in the text, but the pictures fill {filled}")
+            raise SluiceError(
+                f"{int(places.sum())} picture tokens in the text, but the pictures fill {filled}: text or features are "
+                "another model's (tiling, tower or connector); run the feed stage again with this model"
+            )
         if filled:
             embeddings = embeddings.masked_scatter(places[..., None], pictures)
         return embeddings
@@ -276,7 +279,12 @@ def load_weights(model: VisionLanguageModel, path: Path) -> None:
     wanted = {name for name in own if name.split(".")[0] in held}
     wrong = sorted(wanted ^ state.keys()) or sorted(name for name in wanted if own[name].shape != state[name].shape)
     if wrong:
-        raise SluiceError(f"{path} holds the weights of another model: {wrong[0]} does not fit ({len(wrong)} in all)")
+        shapes = [str(list(each[wrong[0]].shape)) if wrong[0] in each else "not there" for each in (state, own)]
+        raise SluiceError(
+            f"{path} holds the weights of another model: {wrong[0]} is {shapes[0]} in it and {shapes[1]} in the "
+            f"recipe's ({len(wrong)} do not fit; the first number of an embedding is its vocabulary). Set model as it "
+            "was, or remove the file and train again"
+        )
     with torch.no_grad():
         for name, tensor in state.items():
             own[name].copy_(tensor)

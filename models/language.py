@@ -82,12 +82,11 @@ def load_language(settings: LanguageSettings, seed: int = 0) -> tuple[Any, Any]:
         seed: for the weights of a model from scratch.
 
     Raises:
-        InputError: the model or its tokenizer cannot be loaded, or the config is wrong.
+        InputError: model or tokenizer cannot be loaded, the config is wrong, or the tokenizer is another model's.
     """
     tokenizer = load_tokenizer(settings)
     model = _from_config(settings, tokenizer, seed) if settings.config is not None else _from_weights(settings)
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        _grow(model, len(tokenizer))
+    _fit_vocabulary(model, tokenizer)
     model.generation_config = GenerationConfig(
         do_sample=False,
         eos_token_id=end_ids(tokenizer),
@@ -128,9 +127,34 @@ def _from_weights(settings: LanguageSettings) -> Any:
         model = AutoModelForCausalLM.from_pretrained(_place(settings.name or ""), dtype=settings.dtype, **options)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise InputError(f"model.language: cannot load '{settings.name}': {_reason(error)}") from error
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        raise InputError(
+            f"model.language: the weights of '{settings.name}' do not have the shapes that its config.json says, "
+            "vocab_size among them; take the config that they were saved with"
+        ) from error
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     return model
+
+
+def _fit_vocabulary(model: Any, tokenizer: Any) -> None:
+    """Makes room for tokens that were added to the tokenizer.
+
+    Raises:
+        InputError: the tokenizer's own tokens, without those that were added, are more than the model knows.
+    """
+    room = model.get_input_embeddings().num_embeddings
+    if tokenizer.vocab_size > room:
+        raise InputError(
+            f"model.language: the tokenizer {tokenizer.name_or_path} has {tokenizer.vocab_size} tokens, but the model "
+            f"embeds {room}: it is another model's; set model.language.tokenizer to the one that the model was trained "
+            "with, or leave config.vocab_size out for a model from scratch"
+        )
+    needed = max(tokenizer.get_vocab().values()) + 1  # ids may have gaps
+    if needed > room:
+        _grow(model, needed)
 
 
 @torch.no_grad()

@@ -196,6 +196,19 @@ def run(
 
 
 @command
+def train(recipe: RecipeArgument, run_dir: RunDirOption = None, set_: SetOption = None) -> None:
+    """Run only the training steps of a recipe, on the shards of a run. Started again, it goes on from its checkpoint.
+
+    Example: `sluice train pipelines/recipes/demo.yaml --run-dir runs/demo --set train.1.packs_per_step=4`
+    """
+    from pipelines.recipe import load_recipe
+    from pipelines.run import train_recipe
+
+    loaded = load_recipe(recipe, set_)
+    train_recipe(loaded, run_dir or Path("runs") / loaded.name, out)
+
+
+@command
 def status(run: RunArgument) -> None:
     """Show how far a run is: parts and rows by stage, the funnel so far, rates and time left.
 

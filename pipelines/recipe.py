@@ -28,6 +28,10 @@ class RaySettings(Settings):
     train_workers: int = Field(
         1, ge=1, description="processes that train, each with its own copy or shard of the model"
     )
+    shard: bool | None = Field(
+        None,
+        description="each training worker holds a part of the model (FSDP2); where null: several GPUs do",
+    )
 
 
 class Recipe(Settings):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.line import Line, prepare, stages_until
+from pipelines.line import Line, prepare, stages_until, train
 from pipelines.recipe import Recipe
 from pipelines.tables import evaluation_table, funnel_table, loss_table
+from schemas.errors import InputError
 from stages.run_folder import RunFolder
 
 log = logging.getLogger("sluice")
@@ -35,6 +36,35 @@ def run_recipe(
 
     run_flow(line, until)
     print_results(line.run, out)
+
+
+def train_recipe(recipe: Recipe, folder: Path | str, out: Console | None = None) -> None:
+    """Runs the training steps of `recipe` on the shards in `folder`; plans are made anew where the recipe asks for it.
+
+    Raises:
+        SluiceError: training failed and can be started again.
+        InputError: the recipe has no training steps, or the shards are not what its feed stage would write.
+    """
+    from stages.feed import ShardWork, write_plan
+
+    if not recipe.train:
+        raise InputError(f"recipe '{recipe.name}' has no training steps; add a train section")
+    line = Line(recipe, RunFolder(folder))
+    run, parts = line.run, line.run.parts()
+    work = ShardWork(run, recipe.feed, recipe.model)
+    missing = [part for part in parts if not work.done(part)]
+    if missing or not parts:
+        lack = f"{len(missing)} of {len(parts)} parts are missing or were fed with other settings"
+        raise InputError(
+            f"{folder}: {lack if parts else 'there are no shards'}; write them first, with this recipe: "
+            f"sluice run RECIPE --run-dir {folder} --until feed"
+        )
+    prepare(line)
+    for step in recipe.train:
+        write_plan(run, step, recipe.feed, recipe.seed)
+    train(line)
+    if (table := loss_table(run)) is not None:
+        (out or Console()).print(table)
 
 
 def print_results(run: RunFolder, out: Console) -> None:

@@ -158,8 +158,10 @@ SHARD_INDEX = pa.schema(
         ("size", pa.int64()),
         ("picture_offset", pa.int64()),  # of the JPEG's bytes, from the shard's begin; null where there is no picture
         ("picture_size", pa.int64()),
+        ("picture_crc", pa.int64()),  # CRC-32 of the JPEG's bytes, as zlib computes it
         ("json_offset", pa.int64()),
         ("json_size", pa.int64()),
+        ("json_crc", pa.int64()),
         ("width", pa.int32()),  # of the picture as it lies in the shard, pixels; null where there is none
         ("height", pa.int32()),
     ]

@@ -83,6 +83,11 @@ class PiecePlan:
         """How many pictures the steps show at most (one for each conversation), repeats counted."""
         return int(self._begins[min(self.steps * self.packs_per_step, len(self._begins) - 1)])
 
+    def samples(self, step: int) -> list[str]:
+        """The samples of an optimizer step, over all ranks."""
+        packs = self._begins[step * self.packs_per_step :][: self.packs_per_step + 1]
+        return self.plan["sample_id"].slice(packs[0], packs[-1] - packs[0]).to_pylist()
+
     def pieces(self, from_step: int = 0) -> Iterator[Piece]:
         """This rank's pieces, in order, from optimizer step `from_step` on."""
         for step in range(from_step, self.steps):

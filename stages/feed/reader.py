@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ from PIL import Image
 
 from schemas.conversation import Conversation
 from schemas.errors import SluiceError
+from schemas.tables import SHARD_INDEX
 from stages.feed.shards import SPLITS
 from stages.run_folder import RunFolder
 from stages.store import read_parquet, read_range
@@ -62,7 +64,7 @@ class PackReader:
         missing = [path for path in paths if not path.exists()]
         if missing or not paths:
             raise SluiceError(f"{missing[0] if missing else self.folder} is not there: run the feed stage first")
-        self.index: pa.Table = pa.concat_tables([read_parquet(path) for path in paths]).combine_chunks()
+        self.index: pa.Table = pa.concat_tables([_index(path) for path in paths]).combine_chunks()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -93,23 +95,28 @@ class PackReader:
         return np.flatnonzero(pc.is_valid(self.index["picture_size"]).to_numpy())
 
     def read(self, sample: str | int) -> Sample:
-        """A sample with its picture's bytes, by id or number."""
+        """A sample with its picture's bytes, by id or number.
+
+        Raises:
+            SluiceError: the shard does not hold what was written to it; the same of the methods below.
+        """
         number, begin, size = self._place(sample, "")
         data = self._range(number, begin, size)
         _, picture, picture_size = self._place(number, "picture_")
         _, text, text_size = self._place(number, "json_")
+        jpeg = data[picture - begin : picture - begin + picture_size] if picture_size else b""
         return Sample(
-            jpeg=data[picture - begin : picture - begin + picture_size] if picture_size else b"",
-            record=json.loads(data[text - begin : text - begin + text_size]),
+            jpeg=self._intact(number, "picture", jpeg) if jpeg else jpeg,
+            record=json.loads(self._intact(number, "json", data[text - begin : text - begin + text_size])),
         )
 
     def record(self, sample: str | int) -> dict[str, Any]:
         """The sample's JSON alone, by id or number."""
-        return json.loads(self._range(*self._place(sample, "json_")))
+        return json.loads(self._member(sample, "json"))
 
     def jpeg(self, sample: str | int) -> bytes:
         """The picture's bytes alone, by id or number, of a sample that has one."""
-        return self._range(*self._place(sample, "picture_"))
+        return self._member(sample, "picture")
 
     def map(self, read: Callable[[K], T], samples: Iterable[K]) -> list[T]:
         """`read` (a method above) of each sample, in their order; many at once where the shards are remote."""
@@ -118,7 +125,7 @@ class PackReader:
     @cached_property
     def _places(self) -> dict[str, np.ndarray]:
         """Column of the index -> int64 of all samples; 0 where there is no picture."""
-        names = [name for name in self.index.column_names if name.endswith(("offset", "size"))]
+        names = [name for name in self.index.column_names if name.endswith(("offset", "size", "crc"))]
         return {name: self.index[name].fill_null(0).to_numpy() for name in names}
 
     @cached_property
@@ -132,6 +139,18 @@ class PackReader:
         number = self.number(sample) if isinstance(sample, str) else sample
         return number, int(self._places[f"{what}offset"][number]), int(self._places[f"{what}size"][number])
 
+    def _member(self, sample: str | int, name: str) -> bytes:
+        place = self._place(sample, f"{name}_")
+        return self._intact(place[0], name, self._range(*place))
+
+    def _intact(self, number: int, name: str, data: bytes) -> bytes:
+        if zlib.crc32(data) != self._places[f"{name}_crc"][number]:
+            raise SluiceError(
+                f"{self._paths[number]} is damaged: the {name} of sample {self.sample_ids[number]} is not what was "
+                "written; remove the shard and run the feed stage again"
+            )
+        return data
+
     def _range(self, number: int, offset: int, size: int) -> bytes:
         path = self._paths[number]
         try:
@@ -141,6 +160,13 @@ class PackReader:
         if len(data) != size:
             raise SluiceError(f"{path} is cut short: remove it and run the feed stage again")
         return data
+
+
+def _index(path: Path) -> pa.Table:
+    try:
+        return read_parquet(path).cast(SHARD_INDEX)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise SluiceError(f"{path} cannot be read as an index; remove it and run the feed stage again") from error
 
 
 def decode(jpeg: bytes) -> Image.Image:

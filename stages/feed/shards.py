@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections import Counter
 from functools import partial
 from typing import Any
@@ -192,6 +193,7 @@ def shard_bytes(name: str, records: dict[str, dict[str, Any]], pictures: dict[st
             members.append((f"{key}.jpg", pictures[key]))
         members.append((f"{key}.json", line.encode("utf-8", "surrogatepass")))
     data, places = tar_bytes(members)
+    crc = {name: zlib.crc32(content) for name, content in members}
     rows = []
     for key, record in sorted(records.items()):
         text = places[f"{key}.json"]
@@ -206,8 +208,10 @@ def shard_bytes(name: str, records: dict[str, dict[str, Any]], pictures: dict[st
                 "size": text[0] + text[1] - begin,
                 "picture_offset": picture[0],
                 "picture_size": picture[1],
+                "picture_crc": crc.get(f"{key}.jpg"),
                 "json_offset": text[0],
                 "json_size": text[1],
+                "json_crc": crc[f"{key}.json"],
                 "width": record["width"] if key in pictures else None,
                 "height": record["height"] if key in pictures else None,
             }

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -15,11 +16,13 @@ from typing import Any, Self
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from schemas.errors import SluiceError
 from stages.store import fetched, local_folder, remove_folder
 from stages.train.loop import Progress
 from stages.train.objectives import Objective
+from stages.train.sharding import collected, cut_like, load_state, whole_state
 
 log = logging.getLogger("sluice")
 
@@ -59,17 +62,27 @@ class CheckpointFolder:
         finally:
             self._writer.shutdown()
 
-    def save(self, objective: Objective[Any], optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    def save(
+        self, objective: Objective[Any], optimizer: torch.optim.Optimizer, progress: Progress, write: bool = True
+    ) -> None:
         """Copies a state (learned weights, optimizer, position) to memory, and has it written in the background.
 
         One state is written at a time: this waits for the one before.
+
+        Args:
+            write: of ranks that share the model, all must call and one writes.
 
         Raises:
             SluiceError: the state before this one could not be written.
         """
         self.wait()
-        weights = self._memory.copy("weights", _weights(objective))
-        moments = self._memory.copy("optimizer", optimizer.state_dict())
+        if objective.sharded:
+            weights, moments = learned_weights(objective, keep=write), whole_state(optimizer, keep=write)
+        else:
+            weights = self._memory.copy("weights", learned_weights(objective))
+            moments = self._memory.copy("optimizer", optimizer.state_dict())
+        if not write:
+            return
         copied = torch.cuda.Event() if torch.cuda.is_available() else None
         if copied is not None:
             copied.record()
@@ -91,12 +104,10 @@ class CheckpointFolder:
             kept = json.loads((state / _LAST).read_text())
             if kept["key"] != self.key:
                 continue
-            with fetched(state / "weights.safetensors") as file, torch.no_grad():
-                weights = load_file(file)
-                for name, value in _weights(objective).items():
-                    value.copy_(weights[name])
+            with fetched(state / "weights.safetensors") as file:
+                put_weights(objective.parts, load_file(file))
             with fetched(state / "optimizer.pt") as file:
-                optimizer.load_state_dict(torch.load(file, weights_only=True))
+                load_state(optimizer, torch.load(file, weights_only=True))
             return Progress(**kept["progress"])
         return Progress()
 
@@ -163,12 +174,25 @@ class _Memory:
         return self._kept[name].copy_(value, non_blocking=True)
 
 
-def _weights(objective: Objective[Any]) -> dict[str, torch.Tensor]:
+def learned_weights(objective: Objective[Any], keep: bool = True) -> dict[str, torch.Tensor]:
+    """What the parts have learned, by `<part>.<name>`, as it stands in memory; of a shared model, copies of it.
+
+    Args:
+        keep: of ranks that share the model, all must call, and those that need not hold it get empty tensors.
+    """
     return {
-        f"{part}.{name}": value.detach()
+        f"{part}.{name}": collected(value.detach(), keep) if objective.sharded else value.detach()
         for part, parameters in objective.parameters().items()
         for name, value in parameters.items()
     }
+
+
+@torch.no_grad()
+def put_weights(parts: Mapping[str, nn.Module], weights: Mapping[str, torch.Tensor]) -> None:
+    """Puts `learned_weights` into a model's parts."""
+    own = {f"{part}.{name}": value for part, module in parts.items() for name, value in module.named_parameters()}
+    for name, value in weights.items():
+        own[name].copy_(cut_like(value, own[name]))
 
 
 def _flush(folder: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from models.full import VisionLanguageModel
 from models.layout import PictureLayout
+from schemas.errors import SluiceError
 from stages.feed.reader import PackReader, decode
 
 log = logging.getLogger("sluice")
@@ -21,12 +22,24 @@ _CHUNK = 32
 
 
 class FeatureStore:
-    """Features of all pictures of a reader, float16 [tiles of all pictures, N, C], in a memory-mapped file."""
+    """Features of all pictures of a reader, float16 [tiles of all pictures, N, C], in a memory-mapped file.
+
+    Raises:
+        SluiceError: the file is broken, or holds the features of other pictures.
+    """
 
     def __init__(self, path: Path, reader: PackReader, layout: PictureLayout) -> None:
         self.path, self.reader = path, reader
-        self.features = np.load(path, mmap_mode="r")
         self._begins = _begins(reader, layout)
+        try:
+            self.features = np.load(path, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise SluiceError(f"{path} cannot be read: {error}; remove it, and they are computed again") from error
+        if len(self.features) != self._begins[-1]:
+            raise SluiceError(
+                f"{path} holds the features of {len(self.features)} tiles, but the shards' pictures have "
+                f"{self._begins[-1]}; remove it, and they are computed again"
+            )
 
     def read(self, samples: Sequence[str]) -> torch.Tensor:
         """Features of the tiles of `samples`, float32 [tiles, N, C]."""

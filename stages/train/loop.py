@@ -13,8 +13,10 @@ from torch import distributed, nn
 
 from schemas.errors import SluiceError
 from stages.feed.batches import Batch, PairBatch
+from stages.train.failures import LossError
 from stages.train.objectives import Objective
 from stages.train.settings import TrainStep
+from stages.train.sharding import summed, whole
 
 
 @dataclass
@@ -98,7 +100,7 @@ def train_step(
             kind, with `all`, or None where nothing is held out.
 
     Raises:
-        SluiceError: the loss or its gradient is not a number any more.
+        LossError: the loss or its gradient is not a number any more.
     """
     ranks = distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
     rank = distributed.get_rank() if ranks else 0
@@ -113,7 +115,7 @@ def train_step(
             if value.grad is None:
                 value.grad = torch.zeros_like(value)
         if ranks:
-            _sum_over_ranks(learning, sums)
+            _sum_over_ranks([value for value in learning if not summed(value)], sums)
         _set_rates(optimizer, step, progress.step, total)
         lengths = _clip(optimizer, step.clip_norm)
         # The one place in an optimizer step that waits for the device.
@@ -164,7 +166,7 @@ def _backward(objective: Objective[Any], pieces: Iterable[Batch | PairBatch]) ->
     packs = tokens = positions = divisor = 0
     for batch in pieces:
         divisor = batch.divisor
-        if not batch.packs:
+        if not (batch.packs or objective.sharded):
             continue
         loss = objective.loss(batch)
         if loss.requires_grad:  # it does not where no picture is shown and nothing but the connector learns
@@ -192,11 +194,11 @@ def _clip(optimizer: torch.optim.Optimizer, most: float) -> dict[str, torch.Tens
     by_part: dict[str, list[torch.Tensor]] = {}
     for group in optimizer.param_groups:
         by_part.setdefault(group["part"], []).extend(value.grad for value in group["params"])
-    lengths = {part: nn.utils.get_total_norm(gradients) for part, gradients in by_part.items()}
-    whole = nn.utils.get_total_norm(lengths.values())
+    lengths = {part: whole(nn.utils.get_total_norm(gradients)) for part, gradients in by_part.items()}
+    length = nn.utils.get_total_norm(lengths.values())
     for group in optimizer.param_groups:
-        nn.utils.clip_grads_with_norm_(group["params"], most, whole)
-    return {"all": whole, **lengths}
+        nn.utils.clip_grads_with_norm_(group["params"], most, length)
+    return {"all": length, **lengths}
 
 
 def _read(values: dict[str, torch.Tensor]) -> dict[str, float]:
@@ -206,10 +208,7 @@ def _read(values: dict[str, torch.Tensor]) -> dict[str, float]:
 
 def _check(step: TrainStep, number: int, loss: float, length: float) -> None:
     if not (math.isfinite(loss) and math.isfinite(length)):
-        raise SluiceError(
-            f"training step '{step.name}', optimizer step {number}: the loss is {loss} and its gradient's length "
-            f"{length}; lower the rates in learn, raise warmup_fraction, or set precision: fp32"
-        )
+        raise LossError(step, number, loss, length)
 
 
 def _is_due(done: int, every: int | None) -> bool:

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Generic, TypeVar
 
 import torch
@@ -15,8 +16,10 @@ from torch.nn import functional
 from models.chat import NO_LOSS
 from models.clip import ClipModel
 from models.full import VisionLanguageModel
+from schemas.errors import SluiceError
 from stages.feed.batches import Batch, PairBatch
 from stages.train.features import FeatureStore
+from stages.train.sharding import is_sharded
 
 B = TypeVar("B", Batch, PairBatch)
 
@@ -28,6 +31,9 @@ class Objective(ABC, Generic[B]):
         parts: the model's parts by the names that `TrainStep.learn` uses.
         learn: the parts that learn. All others are frozen and put in eval mode.
         precision: fp32, or bf16 for autocast matrix products.
+
+    Attributes:
+        sharded: each rank holds a part of the model, so that all must run it together, batch by batch.
     """
 
     def __init__(self, parts: dict[str, nn.Module], learn: dict[str, float], precision: str) -> None:
@@ -36,6 +42,7 @@ class Objective(ABC, Generic[B]):
             part.train(name in learn)
             if name not in learn:
                 part.requires_grad_(False)
+        self.sharded = any(is_sharded(module) for part in parts.values() for module in part.modules())
         self.device = next(parameter.device for part in parts.values() for parameter in part.parameters())
 
     def parameters(self) -> dict[str, dict[str, nn.Parameter]]:
@@ -90,25 +97,50 @@ class LanguageObjective(Objective[Batch]):
         self.model, self.features, self.z_loss = model, features, z_loss
 
     def _loss(self, batch: Batch) -> torch.Tensor:
-        labels = functional.pad(batch.labels[:, 1:], (0, 1), value=NO_LOSS).flatten()
-        at = torch.nonzero(labels != NO_LOSS).flatten()
         pictures: dict[str, torch.Tensor] = {}
         if batch.pixel_values is not None:
-            pictures["pixel_values"] = batch.pixel_values.to(self.device)
+            pictures["pixel_values"] = batch.pixel_values
         elif self.features is not None and batch.samples:
-            pictures["picture_features"] = self.features.read(batch.samples).to(self.device)
+            pictures["picture_features"] = self.features.read(batch.samples)
         if batch.picture_order is not None:
-            pictures["picture_order"] = batch.picture_order.to(self.device)
+            pictures["picture_order"] = batch.picture_order
+        if self.sharded and not pictures:
+            batch, pictures = self._with_blank(batch)
+        self._check_vocabulary(batch)
+        labels = functional.pad(batch.labels[:, 1:], (0, 1), value=NO_LOSS).flatten()
+        at = torch.nonzero(labels != NO_LOSS).flatten()
         logits = self.model(
             input_ids=batch.input_ids.to(self.device),
             position_ids=batch.position_ids.to(self.device),
             logits_at=at.to(self.device),
-            **pictures,
+            **{name: value.to(self.device) for name, value in pictures.items()},
         ).float()
         loss = functional.cross_entropy(logits, labels[at].to(self.device), reduction="sum")
         if self.z_loss and torch.is_grad_enabled():
             loss = loss + self.z_loss * logits.logsumexp(-1).square().sum()
         return loss
+
+    def _with_blank(self, batch: Batch) -> tuple[Batch, dict[str, torch.Tensor]]:
+        """The batch with a row of one blank tile and no label, and the tile: no rank may pass by a sharded part."""
+        layout, (rows, width) = self.model.layout, batch.input_ids.shape
+        size = (rows + 1, max(layout.tile_tokens, width))
+        ids, labels = torch.zeros(size, dtype=torch.int64), torch.full(size, NO_LOSS)
+        positions = torch.arange(size[1]).repeat(rows + 1, 1)
+        ids[:rows, :width], labels[:rows, :width] = batch.input_ids, batch.labels
+        positions[:rows, :width] = batch.position_ids
+        ids[rows, : layout.tile_tokens] = self.model.image_token_id
+        batch = replace(batch, input_ids=ids, labels=labels, position_ids=positions)
+        if self.features is not None and torch.is_grad_enabled():  # held-out pictures are in no store
+            return batch, {"picture_features": torch.zeros(1, *self.features.features.shape[1:])}
+        return batch, {"pixel_values": torch.zeros(1, 3, layout.format.size, layout.format.size)}
+
+    def _check_vocabulary(self, batch: Batch) -> None:
+        room = self.model.language.get_input_embeddings().num_embeddings
+        if (highest := int(batch.input_ids.max())) >= room:
+            raise SluiceError(
+                f"pack {batch.packs[0]} holds the token {highest}, but the language model embeds {room}: it was made "
+                "with another tokenizer; run the feed stage again with this model"
+            )
 
 
 class ContrastiveObjective(Objective[PairBatch]):

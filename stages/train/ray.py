@@ -12,6 +12,7 @@ from models.full import ModelSettings
 from schemas.errors import SluiceError
 from stages.run_folder import RunFolder
 from stages.store import arrow_place, remove_folder
+from stages.train.failures import memory_remedies
 from stages.train.logs import log_path, read_log
 from stages.train.settings import TrainStep
 from stages.train.validation import ALL
@@ -32,6 +33,8 @@ class RayPart(Protocol):
 
     @property
     def train_workers(self) -> int: ...
+    @property
+    def shard(self) -> bool | None: ...
 
 
 class TrainRecipe(Protocol):
@@ -70,7 +73,7 @@ def run_training(
     for number, step in enumerate(recipe.train):
         work = StepWork(run, recipe.model, recipe.train[: number + 1], recipe.seed)
         if not work.done():
-            _fit(work, recipe.ray.train_workers, on_log or _to_log)
+            _fit(work, recipe.ray, on_log or _to_log)
         if on_step is not None:
             on_step(number + 1)
         manifest = run.manifest("train", step.name) or {"counts": {}}
@@ -81,7 +84,7 @@ def run_training(
     return counts
 
 
-def _fit(work: StepWork, workers: int, on_log: OnLog) -> None:
+def _fit(work: StepWork, ray_part: RayPart, on_log: OnLog) -> None:
     import torch
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -92,10 +95,12 @@ def _fit(work: StepWork, workers: int, on_log: OnLog) -> None:
     place, system = arrow_place(storage)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"work": work.arguments(), "cwd": os.getcwd()},
+        train_loop_config={"work": work.arguments(), "shard": ray_part.shard, "cwd": os.getcwd()},
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
-            num_workers=workers, use_gpu=gpus, resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {})
+            num_workers=ray_part.train_workers,
+            use_gpu=gpus,
+            resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {}),
         ),
         run_config=RunConfig(name=work.step.name, storage_path=place, storage_filesystem=system),
     )
@@ -103,16 +108,27 @@ def _fit(work: StepWork, workers: int, on_log: OnLog) -> None:
         with _Watch(work.run, work.step.name, on_log):
             trainer.fit()
     except WorkerGroupError as error:
-        causes = list(error.worker_failures.values())
-        known = next((cause for cause in causes if isinstance(cause, SluiceError)), None)
-        if known is not None:
-            raise known from error
-        raise SluiceError(
-            f"training step '{work.step.name}' failed: {causes[0] if causes else error}; "
-            "run again to go on from its last checkpoint"
-        ) from error
+        raise _told(list(error.worker_failures.values()), work.step, ray_part) from error
     finally:
         remove_folder(storage)
+
+
+def _told(causes: list[Exception], step: TrainStep, ray_part: RayPart) -> SluiceError:
+    """One error for what ended the workers: their own message where there is one, else what is known of their death."""
+    from ray.exceptions import RayActorError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+    again = "run again to go on from its last checkpoint"
+    own = next((cause for cause in causes if isinstance(cause, SluiceError)), None)
+    if own is not None:
+        return own
+    if any(isinstance(cause, RayActorError | WorkerHealthCheckFailedError) for cause in causes):
+        remedies = memory_remedies(step, ray_part.train_workers, bool(ray_part.shard))
+        return SluiceError(
+            f"training step '{step.name}': a worker was killed from outside. Where nobody did that on purpose, the "
+            f"machine ran out of memory, and the kernel or Ray's memory monitor chose it: {remedies}; then {again}"
+        )
+    return SluiceError(f"training step '{step.name}' failed: {causes[0] if causes else 'no worker said why'}; {again}")
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -126,7 +142,7 @@ def _worker(config: dict[str, Any]) -> None:
     use_cores()
     keep_memory()
     work, device = StepWork.from_arguments(config["work"]), ray.train.torch.get_device()
-    work.train(context.get_world_rank(), context.get_world_size(), device)
+    work.train(context.get_world_rank(), context.get_world_size(), device, config["shard"])
 
 
 class _Watch:

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.clip import PACKAGED_MODEL, ResizeMode
 from schemas.settings import Settings
+from stages.train.lora import LoraSettings
 
 
 class PartRate(Settings):
@@ -38,6 +39,9 @@ class TrainStep(Settings):
     learn: dict[str, Rate] = Field(
         description="part -> highest learning rate, or {rate, warmup_steps}; parts not named, or at 0, stay as they "
         "are. Parts: vision, connector, language; for contrastive steps: clip"
+    )
+    lora: LoraSettings | None = Field(
+        None, description="of the language model only adapters learn, at its rate, and are merged into it at the end"
     )
     kinds: list[str] | None = Field(None, description="conversation kinds that the step uses; all, where empty")
     mixture: dict[str, float] | None = Field(
@@ -116,6 +120,8 @@ class TrainStep(Settings):
             self._check_mixture(self.mixture)
         if self.objective == "contrastive" and self.tokens is not None:
             raise ValueError("tokens: a contrastive step has none to count; set `epochs` or `max_steps`")
+        if self.lora is not None and "language" not in self.learned():
+            raise ValueError("lora: adapters learn at the rate of `language`, which learn does not give")
         if self.objective == "contrastive" and self._is_set("accumulation", "packs_per_step"):
             raise ValueError("a contrastive step's batch cannot be cut or joined: set `batch` alone")
         if self.objective == "contrastive" and self._is_set("z_loss"):

@@ -10,11 +10,13 @@ from stages.run_folder import RunFolder
 from stages.store import fetched
 
 STAGE = "train"
+#: In RUN/checkpoints/<step>/.
+FINAL = "final.safetensors"
 
 
 def final_file(step_name: str) -> str:
     """Path in the run folder of what a step learned."""
-    return f"checkpoints/{step_name}/final.safetensors"
+    return f"checkpoints/{step_name}/{FINAL}"
 
 
 def trained_digests(run: RunFolder, step_names: Sequence[str]) -> list[str | None]:

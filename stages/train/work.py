@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,21 +15,25 @@ from torch import distributed
 
 from models.clip import ClipSettings, load_clip, save_clip
 from models.full import ModelSettings, VisionLanguageModel, build_model, save_weights
-from schemas.errors import InputError
+from schemas.errors import InputError, SluiceError
 from schemas.identity import digest
+from schemas.tables import PLAN
 from stages.feed.batches import LanguageCollate, PairCollate, Piece, PiecePlan, prefetch
 from stages.feed.plan import plan_file
 from stages.feed.reader import PackReader
 from stages.run_folder import RunFolder, work_key
 from stages.store import fetched, read_parquet
-from stages.train.checkpoint import CheckpointFolder
+from stages.train.checkpoint import CheckpointFolder, learned_weights, put_weights
+from stages.train.failures import LossError, explained
 from stages.train.features import FeatureStore
 from stages.train.logs import StepLog
 from stages.train.loop import Progress, make_optimizer, train_step
+from stages.train.lora import Adapters
 from stages.train.objectives import ContrastiveObjective, LanguageObjective, Objective
 from stages.train.settings import TrainStep
+from stages.train.sharding import shard
 from stages.train.validation import Validation
-from stages.train.weights import STAGE, final_file, load_trained, trained_digests
+from stages.train.weights import FINAL, STAGE, final_file, load_trained, trained_digests
 
 log = logging.getLogger("sluice")
 
@@ -40,13 +45,16 @@ _OF_NO_EFFECT = {
 }  # fmt: skip
 #: Makes a batch of a piece.
 _Collate = Callable[[Piece], Any]
+#: Writes what a step learned into a folder. Where ranks share the model, its learned weights are given, put together.
+_Save = Callable[[Path, dict[str, torch.Tensor] | None], None]
 
 
 class StepWork:
     """The last of `steps`; the ones before it are done and give it its first weights.
 
-    Leaves RUN/checkpoints/<step>/final.safetensors (language: the parts that learned; contrastive: the whole OpenCLIP
-    model in fp16, which `pretrained` takes), RUN/logs/<step>.jsonl and RUN/tensorboard/<step>/.
+    Leaves RUN/checkpoints/<step>/final.safetensors (language: the parts that learned, adapters merged into them;
+    contrastive: the whole OpenCLIP model in fp16, which `pretrained` takes), RUN/checkpoints/<step>/adapter/ where
+    adapters learned, RUN/logs/<step>.jsonl and RUN/tensorboard/<step>/.
     """
 
     def __init__(self, run: RunFolder, model: ModelSettings | None, steps: Sequence[TrainStep], seed: int) -> None:
@@ -85,15 +93,22 @@ class StepWork:
         """Whether the step is committed and still fits its inputs and settings."""
         return self.run.is_done(STAGE, self.step.name, self.key())
 
-    def train(self, rank: int = 0, world: int = 1, device: str | torch.device = "cpu") -> None:
+    def train(
+        self, rank: int = 0, world: int = 1, device: str | torch.device = "cpu", sharded: bool | None = None
+    ) -> None:
         """Trains to the end of the step, from its last checkpoint where there is one; rank 0 commits the result.
 
+        Args:
+            sharded: whether the ranks share one model, of which each holds a part; where None, several GPUs do.
+
         Raises:
-            SluiceError: the loss is not a number any more, the disk is full, or a shard cannot be read.
+            SluiceError: the loss is not a number any more, memory or disk is full, or a shard cannot be read.
             InputError: the step does not fit the number of workers or the model.
         """
-        with self._alone(rank, world):
-            self._train(rank, world, torch.device(device))
+        device = torch.device(device)
+        sharded = world > 1 and (device.type == "cuda" if sharded is None else sharded)
+        with self._alone(rank, world), explained(self.step, world, sharded):
+            self._train(rank, world, device, sharded)
 
     @contextmanager
     def _alone(self, rank: int, world: int) -> Iterator[None]:
@@ -110,12 +125,12 @@ class StepWork:
                 distributed.barrier()
             yield
 
-    def _train(self, rank: int, world: int, device: torch.device) -> None:
+    def _train(self, rank: int, world: int, device: torch.device, sharded: bool) -> None:
         step, key = self.step, self.key()
-        plan = read_parquet(self.run.path(plan_file(step.name)))
+        plan = self._plan()
         pieces = PiecePlan(plan, step.global_packs, step.accumulation, rank, world, step.max_steps)
         make = self._contrastive if step.objective == "contrastive" else self._language
-        objective, collate, held_out, save = make(pieces, device, rank, world)
+        objective, collate, held_out, save = make(pieces, device, rank, world, sharded)
         optimizer = make_optimizer(objective, step)
         checkpoints = CheckpointFolder(self.folder / "state", key, step.keep)
         if rank == 0:
@@ -129,40 +144,76 @@ class StepWork:
                 lines.write(line)
 
         def on_checkpoint(at: Progress) -> None:
-            if rank == 0:
-                checkpoints.save(objective, optimizer, at)
+            if rank == 0 or sharded:
+                checkpoints.save(objective, optimizer, at, write=rank == 0)
 
         batches = prefetch(pieces.pieces(progress.step), collate)
         validate, total = validation.losses, pieces.steps
-        with checkpoints:
-            train_step(objective, batches, step, total, optimizer, progress, on_log, on_checkpoint, self.seed, validate)
+        try:
+            with checkpoints:
+                train_step(
+                    objective, batches, step, total, optimizer, progress, on_log, on_checkpoint, self.seed, validate
+                )
+        except LossError as error:
+            raise error.with_samples(pieces.samples(error.number)) from error
+        learned = learned_weights(objective, keep=rank == 0) if sharded else None
         if lines is not None:
             lines.close()
-            final = self.local / ".final.tmp"
-            save(final)
+            folder = self.local / ".final.tmp"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            save(folder, learned)
+            made = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            files = {f"checkpoints/{step.name}/{path.relative_to(folder)}": path for path in made}
             counts = {"steps": progress.step, "packs": progress.packs}
-            self.run.commit(STAGE, step.name, key, {final_file(step.name): final}, counts, version=VERSION)
+            self.run.commit(STAGE, step.name, key, files, counts, version=VERSION)
+            shutil.rmtree(folder)
+
+    def _plan(self) -> pa.Table:
+        path = self.run.path(plan_file(self.step.name))
+        try:
+            return read_parquet(path).cast(PLAN)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise SluiceError(f"{path} cannot be read as a plan; remove it and run the feed stage again") from error
 
     def _language(
-        self, pieces: PiecePlan, device: torch.device, rank: int, world: int
-    ) -> tuple[Objective[Any], _Collate, Callable[[], _Collate], Callable[[Path], None]]:
-        if self.model is None:
-            raise InputError("model: a language step needs a model section (vision, connector, language)")
+        self, pieces: PiecePlan, device: torch.device, rank: int, world: int, sharded: bool
+    ) -> tuple[Objective[Any], _Collate, Callable[[], _Collate], _Save]:
         step, learn = self.step, self.step.learned()
-        model, tokenizer = build_model(self.model, self.seed)
-        load_trained(model, self.run, self.before)
-        model.to(device)
+        model, tokenizer, adapters = self._build()
+        (model.vision if sharded else model).to(device)
         reader = PackReader(self.run, ["train"])
         features = None
         if step.cache_features and "vision" not in learn and pieces.pictures() >= len(reader.pictured) > 0:
             features = self._features(model, reader, rank, world)
+        if sharded:
+            shard(model, device)
         objective = LanguageObjective(model, learn, step.precision, features, step.z_loss)
         collate = LanguageCollate(reader, tokenizer, model.layout, pixels=features is None)
 
         def held_out() -> LanguageCollate:
             return LanguageCollate(PackReader(self.run, ["val"]), tokenizer, model.layout)
 
-        return objective, collate, held_out, lambda path: save_weights(model, path, list(learn))
+        def save(folder: Path, learned: dict[str, torch.Tensor] | None) -> None:
+            kept, merged = model, adapters
+            if learned is not None:
+                kept, _, merged = self._build()
+                put_weights(kept.parts(), learned)
+            if merged is not None:
+                merged.save(folder / "adapter")
+                merged.merge()
+            save_weights(kept, folder / FINAL, list(learn))
+
+        return objective, collate, held_out, save
+
+    def _build(self) -> tuple[VisionLanguageModel, Any, Adapters | None]:
+        """The model as the steps before left it, its tokenizer, and the adapters where the step has any."""
+        if self.model is None:
+            raise InputError("model: a language step needs a model section (vision, connector, language)")
+        model, tokenizer = build_model(self.model, self.seed)
+        load_trained(model, self.run, self.before)
+        adapters = None if self.step.lora is None else Adapters(model.language, self.step.lora, self.seed)
+        return model, tokenizer, adapters
 
     def _features(self, model: VisionLanguageModel, reader: PackReader, rank: int, world: int) -> FeatureStore | None:
         """The store of this tower's features, where it fits the room that the recipe gives."""
@@ -188,8 +239,8 @@ class StepWork:
         return FeatureStore.build(path, model, reader, step.precision)
 
     def _contrastive(
-        self, pieces: PiecePlan, device: torch.device, rank: int, world: int
-    ) -> tuple[Objective[Any], _Collate, Callable[[], _Collate], Callable[[Path], None]]:
+        self, pieces: PiecePlan, device: torch.device, rank: int, world: int, sharded: bool
+    ) -> tuple[Objective[Any], _Collate, Callable[[], _Collate], _Save]:
         step = self.step
         if world > 1:
             raise InputError(f"train.{step.name}: a contrastive step runs on one worker; set ray.train_workers to 1")
@@ -204,4 +255,4 @@ class StepWork:
             return PairCollate(PackReader(self.run, ["val"]), clip.preprocess, clip.tokenizer, self.seed)
 
         objective = ContrastiveObjective(clip, step.learned(), step.precision)
-        return objective, collate, held_out, lambda path: save_clip(clip, path)
+        return objective, collate, held_out, lambda folder, _: save_clip(clip, folder / FINAL)

@@ -3,11 +3,12 @@
 import models.compat  # noqa: F401
 
 # isort: split
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from models.chat import NO_LOSS, TEMPLATES, encode, end_ids, exported_template, plain, prepare_tokenizer, prompt_ids
 from schemas.conversation import IMAGE_TOKEN, Conversation, Turn
@@ -79,6 +80,28 @@ def test_special_tokens_written_out_in_texts_stay_text(tokenizer: Any) -> None:
     assert encoded.input_ids.count(picture) == 4
     assert [token for token in encoded.labels if token == end] == [end]
     assert plain("a < b", tokenizer) == "a < b"
+
+
+def test_a_picture_token_that_is_only_in_the_vocabulary_is_kept_whole(tmp_path: Path) -> None:
+    folder = make_tokenizer(tmp_path, TEMPLATE)
+    file = json.loads((folder / "tokenizer.json").read_text())
+    file["model"]["vocab"][IMAGE_TOKEN] = 900
+    (folder / "tokenizer.json").write_text(json.dumps(file))
+    loaded = AutoTokenizer.from_pretrained(folder)
+    assert len(loaded(IMAGE_TOKEN)["input_ids"]) > 1
+    whole = prepare_tokenizer(loaded)
+    assert whole(f"a{IMAGE_TOKEN}a")["input_ids"].count(900) == 1
+    assert encode(_conversation(*TURNS), whole, 5).input_ids.count(900) == 5
+
+
+def test_a_tokenizer_that_takes_no_picture_token_is_refused(tokenizer_folder: Path) -> None:
+    class Closed(PreTrainedTokenizerFast):
+        def _add_tokens(self, *given: Any, **more: Any) -> int:
+            return 0
+
+    closed = Closed.from_pretrained(tokenizer_folder)
+    with pytest.raises(InputError, match="does not keep the picture token <image> whole.*choose another tokenizer"):
+        prepare_tokenizer(closed)
 
 
 def test_a_conversation_without_answers_is_an_error(tokenizer: Any) -> None:

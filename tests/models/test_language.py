@@ -1,5 +1,6 @@
 """Language models: from a config, from a GGUF in a package, with room for every token."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from models.full import ModelSettings, VisionLanguageModel
 from models.language import LanguageSettings, load_language, load_tokenizer
 from schemas.conversation import IMAGE_TOKEN
 from schemas.errors import InputError
+from tests.models.conftest import TEMPLATE, make_tokenizer
 
 
 def test_a_config_makes_a_model_for_its_tokenizer(
@@ -38,6 +40,32 @@ def test_a_saved_model_grows_for_the_picture_token(
     torch.testing.assert_close(after[:-1], before)
     torch.testing.assert_close(after[-1], before.mean(0))
     assert model.get_output_embeddings().weight is after
+
+
+def test_a_tokenizer_of_another_model_is_refused(settings: ModelSettings) -> None:
+    config = {**(settings.language.config or {}), "vocab_size": 300}
+    with pytest.raises(InputError, match=r"has \d+ tokens, but the model embeds 300: it is another model's"):
+        load_language(settings.language.model_copy(update={"config": config}))
+
+
+def test_every_id_of_a_tokenizer_with_gaps_is_embedded(settings: ModelSettings, tmp_path: Path) -> None:
+    folder = make_tokenizer(tmp_path, TEMPLATE)
+    file = json.loads((folder / "tokenizer.json").read_text())
+    file["model"]["vocab"]["gap"] = 900
+    (folder / "tokenizer.json").write_text(json.dumps(file))
+    model, tokenizer = load_language(settings.language.model_copy(update={"tokenizer": str(folder)}))
+    assert len(tokenizer) < 900
+    assert model.get_input_embeddings().num_embeddings > max(tokenizer.get_vocab().values()) >= 900
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(
+    settings: ModelSettings, tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    load_language(settings.language)[0].save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "vocab_size": 700}))
+    with pytest.raises(InputError, match="do not have the shapes that its config.json says, vocab_size among them"):
+        load_language(LanguageSettings(name=str(tmp_path), tokenizer=str(tokenizer_folder)))
 
 
 @pytest.mark.parametrize(

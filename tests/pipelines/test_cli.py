@@ -18,7 +18,9 @@ from stages.sample import NoiseRates, make_world
 
 ROOT = Path(__file__).parents[2]
 runner = CliRunner()
-COMMANDS = ("sample", "serve", "check", "run", "status", "report", "trace", "evaluate", "ask", "export", "doctor")
+COMMANDS = (
+    "sample", "serve", "check", "run", "train", "status", "report", "trace", "evaluate", "ask", "export", "doctor"
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import time
 import models.compat  # noqa: F401
 
 # isort: split
+import psutil
 import pytest
 import ray
 
@@ -34,7 +35,7 @@ class Recipe:
     """What training reads of a recipe."""
 
     def __init__(self, model, steps):
-        self.seed, self.model, self.train, self.ray, self.train_workers = 1, model, steps, self, 1
+        self.seed, self.model, self.train, self.ray, self.train_workers, self.shard = 1, model, steps, self, 1, None
 
 
 def planned(path, model):
@@ -100,3 +101,19 @@ def test_a_failure_in_a_worker_brings_its_own_message(tmp_path):
     shard.write_bytes(shard.read_bytes()[:700])
     with pytest.raises(SluiceError, match=r"train-000000.tar is cut short"):
         run_training(run, Recipe(model, STEPS))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_a_worker_that_is_killed_says_what_needs_less_memory(tmp_path):
+    model = make_model(tmp_path / "tokenizer")
+    run = planned(tmp_path / "run", model)
+
+    def kill(name, line):
+        for process in psutil.Process().children(recursive=True):
+            if "TrainWorker" in process.name() or "TrainWorker" in " ".join(process.cmdline()):
+                process.kill()
+
+    long = STEPS[0].model_copy(update={"epochs": 6, "checkpoint_every": 1000})
+    with pytest.raises(SluiceError, match=r"'align': a worker was killed .*memory.*train.align: accumulation: 2"):
+        run_training(run, Recipe(model, [long]), kill)
