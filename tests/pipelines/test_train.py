@@ -43,7 +43,7 @@ def fed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def _train(*arguments: object) -> tuple[int, str]:
     told = runner.invoke(app, ["train", *map(str, arguments)], env={"COLUMNS": "400"})
-    return told.exit_code, told.output
+    return told.exit_code, f"{told.output}{told.exception or ''}"
 
 
 def test_without_the_recipe_s_shards_nothing_is_trained(fed: tuple[Path, Path], tmp_path: Path) -> None:
