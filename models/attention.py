@@ -9,6 +9,8 @@ from __future__ import annotations
 import models.compat  # noqa: F401
 
 # isort: split
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -45,16 +47,29 @@ def sample_bounds(position_ids: torch.Tensor) -> torch.Tensor:
     """Where samples begin and end in the flattened batch, in the form of a mask.
 
     Args:
-        position_ids: int64 [B, T], ascending by 1 within a sample. A row begins a sample, too.
+        position_ids: int64 [B, T], ascending by 1 within a sample. A row begins a sample, too. Where they begin again
+            at p > 0, a branch begins: what follows sees the sample's first p places and itself, and no other branch.
 
     Returns:
         int32 [1, 1, L, S + 1]: the S samples' begins in the B * T places, and B * T. It is one row of numbers,
         expanded; L is the length of the longest sample, to be known without asking the device.
+        With branches int32 [1, 2, L, S + 1]: branches are counted among samples, and the second row says how many
+        places each shares with the sample that it belongs to.
     """
     begins = torch.ones_like(position_ids, dtype=torch.bool)
     begins[:, 1:] = position_ids.diff(dim=1) != 1
     bounds = torch.nonzero(torch.nn.functional.pad(begins.flatten(), (0, 1), value=True)).flatten().to(torch.int32)
-    return bounds.expand(1, 1, int(bounds.diff().max()), -1)
+    first = position_ids.clone()
+    first[:, 0] = 0
+    shared = torch.nn.functional.pad(first[begins], (0, 1)).to(torch.int32)
+    longest = int(bounds[shared == 0].diff().max())
+    rows = torch.stack([bounds, shared]) if shared.any() else bounds[None]
+    return rows[None, :, None].expand(-1, -1, longest, -1)
+
+
+def has_branches(position_ids: torch.Tensor) -> bool:
+    """Whether `position_ids` (int64 [B, T]) begin again above 0 anywhere; see `sample_bounds`."""
+    return bool(((position_ids.diff(dim=1) != 1) & (position_ids[:, 1:] > 0)).any())
 
 
 def packed_attention(
@@ -92,28 +107,34 @@ def packed_attention(
     bounds, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
     flat = [each.transpose(1, 2).flatten(0, 1) for each in (query, key, value)]
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout and query.shape[-1] <= 256:
+    if attention_mask.shape[1] == 2:
+        trees = _trees(bounds.diff().tolist(), attention_mask[0, 1, 0, :-1].tolist())
+        masks = (_tree_mask(*tree, window, query.device) for tree in trees)
+        found = _each_sample(flat, [sum(lengths) for lengths, _ in trees], masks, dropout, scaling)
+    elif query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout and query.shape[-1] <= 256:
         sides = (-1 if window is None else window - 1, 0)
-        found: Any = varlen_attn(
+        found = varlen_attn(
             *flat, bounds, bounds, longest, longest, scale=scaling, window_size=sides, enable_gqa=True
         )
     else:
-        found = _each_sample(flat, bounds.diff().tolist(), dropout, scaling, window)
+        lengths = bounds.diff().tolist()
+        masks = (_window_mask(n, window, query.device) if window and n > window else None for n in lengths)
+        found = _each_sample(flat, lengths, masks, dropout, scaling)
     return found.unflatten(0, (batch, length)), None
 
 
 def _each_sample(
-    flat: list[torch.Tensor], lengths: list[int], dropout: float, scaling: float | None, window: int | None
+    flat: list[torch.Tensor],
+    lengths: list[int],
+    masks: Iterable[torch.Tensor | None],
+    dropout: float,
+    scaling: float | None,
 ) -> torch.Tensor:
-    """Query, key and value [B * T, H, D] -> [B * T, H, D], one sample after the other."""
+    """Query, key and value [B * T, H, D] -> [B * T, H, D], one sample after the other; causal where a mask is None."""
     small = flat[0].device.type == "cpu" and flat[0].dtype == torch.bfloat16
     found = []
-    for query, key, value in zip(*(each.split(lengths) for each in flat), strict=True):
-        length = len(query)
-        mask = None
-        if window is not None and length > window:
-            mask = query.new_ones(length, length, dtype=torch.bool).tril().triu(1 - window)
-        attend = _products if small and length <= _LONGEST_PRODUCT else _fused
+    for query, key, value, mask in zip(*(each.split(lengths) for each in flat), masks, strict=True):
+        attend = _products if small and len(query) <= _LONGEST_PRODUCT else _fused
         found.append(attend(query, key, value, mask, dropout, scaling))
     return torch.cat(found)
 
@@ -154,6 +175,32 @@ def _products(
     shares = dropped(scores.softmax(-1, dtype=torch.float32), dropout).to(value.dtype)
     found = torch.bmm(shares, value.transpose(0, 1)).unflatten(1, (-1, length))
     return found.permute(2, 0, 1, 3).reshape(length, heads, value.shape[-1])
+
+
+def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
+    """bool [length, length]: causal, and at most `window` places back, the place itself counted."""
+    return torch.ones(length, length, dtype=torch.bool, device=device).tril().triu(1 - window)
+
+
+def _trees(lengths: list[int], shared: list[int]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Of each sample the lengths of its branches, and how many places each shares; none where the sample begins."""
+    begins = [number for number, places in enumerate(shared) if places == 0]
+    spans = [slice(begin, end) for begin, end in zip(begins, [*begins[1:], len(shared)], strict=True)]
+    return [(tuple(lengths[span]), tuple(shared[span])) for span in spans]
+
+
+@lru_cache(32)
+def _tree_mask(
+    lengths: tuple[int, ...], shared: tuple[int, ...], window: int | None, device: torch.device
+) -> torch.Tensor:
+    """bool [T, T]: which places (columns) each place of a sample with branches sees. All layers ask for the same."""
+    with torch.inference_mode(False):
+        branch = torch.repeat_interleave(torch.tensor(lengths))
+        position = torch.cat([torch.arange(begin, begin + n) for n, begin in zip(lengths, shared, strict=True)])
+        apart = position[:, None] - position
+        common = torch.arange(len(branch)) < torch.tensor(shared)[branch][:, None]
+        sees = (apart >= 0) & (common | (branch[:, None] == branch))
+        return (sees if window is None else sees & (apart < window)).to(device)
 
 
 AttentionInterface.register(NAME, packed_attention)

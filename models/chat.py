@@ -37,10 +37,16 @@ _KEPT_SEGMENTS = 1 << 15
 
 @dataclass(frozen=True)
 class Encoded:
-    """A conversation as tokens. `labels` holds the token itself where it carries loss, else -100."""
+    """A conversation as tokens.
+
+    Attributes:
+        labels: the token itself where it carries loss, else -100.
+        position_ids: 0, 1, ... Where turns are apart they begin again, behind what all turns share, with each turn.
+    """
 
     input_ids: list[int]
     labels: list[int]
+    position_ids: list[int]
 
 
 def prepare_tokenizer(tokenizer: Any, template: str | None = None) -> Any:
@@ -82,6 +88,9 @@ def encode(conversation: Conversation, tokenizer: Any, picture_tokens: int) -> E
     mask is exact. The picture's tokens stand before the first question. Special tokens written out in a text are
     broken up: they are text, not tokens. A conversation that is `text_only` has no picture's tokens.
 
+    Of a conversation that is `apart`, the tokens up to the picture's last stand once, and behind them each turn as it
+    would if it were the only one (Molmo, Deitke et al. 2024, section 4, on pictures with several annotations).
+
     Raises:
         InputError: the mask cannot be derived from the tokenizer's chat template.
         SluiceError: no token would carry loss.
@@ -89,18 +98,30 @@ def encode(conversation: Conversation, tokenizer: Any, picture_tokens: int) -> E
     chat = _chat(tokenizer, tokenizer.chat_template)
     input_ids: list[int] = []
     labels: list[int] = []
+    position_ids: list[int] = []
+    shared = 0
     turns = [(turn.question, turn.answer) for turn in conversation.turns]
     pictured = not conversation.text_only
-    segments = chat.segments(turns, pictured)
+    if conversation.apart:
+        segments = [segment for turn in turns for segment in chat.segments([turn], pictured)]
+    else:
+        segments = chat.segments(turns, pictured)
     for number, (lead, answer) in enumerate(segments):
-        shows = pictured and number == 0
+        shows = pictured and (number == 0 or conversation.apart)
         lead_ids = chat.with_picture(lead, picture_tokens) if shows else list(chat.tokens(lead))
+        if conversation.apart and number:
+            lead_ids = lead_ids[shared:]
+            position_ids += range(shared, shared + len(lead_ids))
+        else:
+            shared = chat.shared(lead_ids) if conversation.apart and pictured else 0
+            position_ids += range(len(position_ids), len(position_ids) + len(lead_ids))
         answer_ids = chat.tokens(answer)
         input_ids += [*lead_ids, *answer_ids]
         labels += [NO_LOSS] * len(lead_ids) + [*answer_ids]
+        position_ids += range(position_ids[-1] + 1, position_ids[-1] + 1 + len(answer_ids))
     if not any(label != NO_LOSS for label in labels):
         raise SluiceError(f"conversation {conversation.conversation_id} has no token to learn from: it has no answer")
-    return Encoded(input_ids, labels)
+    return Encoded(input_ids, labels, position_ids)
 
 
 def prompt_ids(question: str, tokenizer: Any, picture_tokens: int, with_picture: bool = True) -> list[int]:
@@ -205,6 +226,10 @@ class _Chat:
             raise self._unfit("the first question's picture token does not appear in it once")
         at = ids.index(self.picture_id)
         return [*ids[:at], *[self.picture_id] * picture_tokens, *ids[at + 1 :]]
+
+    def shared(self, ids: list[int]) -> int:
+        """How many tokens of a prompt stand up to the picture's last; no question changes them."""
+        return len(ids) - ids[::-1].index(self.picture_id)
 
     def _tokens(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from models.attention import sample_bounds, use_packed_attention
+from models.attention import has_branches, sample_bounds, use_packed_attention
 from models.connectors import Connector, Widths, connector_class, connector_names
 from models.language import LanguageSettings, load_language
 from models.layout import PictureLayout
@@ -148,7 +148,8 @@ class VisionLanguageModel(nn.Module):
     ) -> torch.Tensor:
         """Logits of the next tokens.
 
-        Several samples may stand in one row: `position_ids` begin at 0 with each, and that alone keeps them apart.
+        Several samples may stand in one row: `position_ids` begin at 0 with each, and that alone keeps them apart. In a
+        sample they may begin again at p > 0, with what sees of it only the first p places (`sample_bounds`).
 
         Args:
             input_ids: int64 [B, T].
@@ -167,6 +168,11 @@ class VisionLanguageModel(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(input_ids.shape[1], device=input_ids.device).expand_as(input_ids)
         mask = sample_bounds(position_ids) if self.packed_attention else None
+        if not self.packed_attention and has_branches(position_ids):
+            raise InputError(
+                f"instruct.apart: {type(self.language).__name__} cannot keep a conversation's turns apart; "
+                "set it to false, or choose a language model that attends by scaled_dot_product_attention"
+            )
         options: dict[str, Any] = {"attention_mask": mask, "position_ids": position_ids, "use_cache": False}
         if logits_at is None:
             return self.language(inputs_embeds=embeddings, **options).logits

@@ -22,7 +22,8 @@ class Turn:
 class Conversation:
     """A picture and what is said about it. The picture comes before the first question.
 
-    A conversation that is `text_only` is about no picture: it keeps the language model's skill.
+    A conversation that is `text_only` is about no picture: it keeps the language model's skill. In one that is `apart`
+    each turn is asked by itself: a model that learns from it sees the picture and that turn alone.
     """
 
     conversation_id: str
@@ -33,6 +34,7 @@ class Conversation:
     model: str | None = None
     prompt_version: str | None = None
     text_only: bool = False
+    apart: bool = False
 
     def to_row(self) -> dict[str, Any]:
         """A row of `schemas.tables.CONVERSATIONS`."""
@@ -42,7 +44,8 @@ class Conversation:
     def from_row(cls, row: dict[str, Any]) -> Conversation:
         """The inverse of `to_row`."""
         turns = [Turn(**turn) for turn in row["turns"]]
-        return cls(**{**row, "turns": turns, "text_only": bool(row.get("text_only"))})
+        marks = {name: bool(row.get(name)) for name in ("text_only", "apart")}
+        return cls(**{**row, "turns": turns, **marks})
 
     def to_llava(self, picture: str) -> dict[str, Any]:
         """LLaVA's record (`id`, `image`, `conversations` of `from`/`value`), as its training code reads it.

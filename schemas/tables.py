@@ -130,6 +130,7 @@ CONVERSATIONS = pa.schema(
         ("prompt_version", pa.string()),
         ("turns", pa.list_(TURN)),
         ("text_only", pa.bool_()),  # it is about no picture
+        ("apart", pa.bool_()),  # each turn is asked by itself
     ]
 )
 

@@ -109,7 +109,8 @@ class Batch:
 
     Attributes:
         input_ids, labels, position_ids: int64 [B, T]. Position ids restart at 0 with every conversation, and once more
-            where padding begins. Labels are -100 where there is no loss.
+            where padding begins; above 0 with each turn that shares only so many positions with the turns before it.
+            Labels are -100 where there is no loss.
         samples: the sample of every picture, in the order in which the pictures' tokens stand.
         tiles: how many tiles each of these pictures has.
         pixel_values: float32 [sum of tiles, 3, H, W]; None where features come from a store, or there is no picture.
@@ -178,20 +179,21 @@ class LanguageCollate:
         samples = [row["sample_id"] for pack in piece.packs for row in pack]
         records = dict(zip(samples, self.reader.map(self.reader.record, samples), strict=True))
         found = [[self._encode(row, records[row["sample_id"]]) for row in pack] for pack in piece.packs]
-        packs = [[(encoded.input_ids, encoded.labels) for encoded, _ in pack] for pack in found]
+        packs = [[encoded for encoded, _ in pack] for pack in found]
         shown = [said.sample_id for pack in found for _, said in pack if not said.text_only]
         sizes = [(records[sample]["width"], records[sample]["height"]) for sample in shown]
-        used = [sum(len(ids) for ids, _ in pack) for pack in packs]
+        used = [sum(len(one.input_ids) for one in pack) for pack in packs]
         width = -(-max(used, default=0) // _ROUND_UP) * _ROUND_UP
         ids = torch.full((len(packs), width), self.padding, dtype=torch.int64)
         labels = torch.full_like(ids, NO_LOSS)
         positions = torch.zeros_like(ids)
         for number, pack in enumerate(packs):
             begin = 0
-            for tokens, targets in pack:
-                end = begin + len(tokens)
-                ids[number, begin:end], labels[number, begin:end] = torch.tensor(tokens), torch.tensor(targets)
-                positions[number, begin:end] = torch.arange(len(tokens))
+            for one in pack:
+                end = begin + len(one.input_ids)
+                ids[number, begin:end] = torch.tensor(one.input_ids)
+                labels[number, begin:end] = torch.tensor(one.labels)
+                positions[number, begin:end] = torch.tensor(one.position_ids)
                 begin = end
             positions[number, begin:] = torch.arange(width - begin)
         pixels = None

@@ -17,8 +17,6 @@ import numpy as np
 from stages.instruct.context import Context
 from stages.words import words_of
 
-#: Questions a picture, as far as it shows as many objects.
-_QUESTIONS = 2
 #: Objects in more than this share of the pictures choose first where they are absent.
 _COMMON = 0.1
 #: The most frequent partners of an object by which its hard pictures are found.
@@ -33,7 +31,7 @@ class Asked:
     present: bool
 
 
-def balance_presence(contexts: list[Context], chances: list[random.Random]) -> list[list[Asked]]:
+def balance_presence(contexts: list[Context], chances: list[random.Random], most: int = 2) -> list[list[Asked]]:
     """Draws what each picture is asked about, in a random order.
 
     Each object is asked for in as many pictures that lack it as in pictures that show it. A picture lacks what neither
@@ -43,10 +41,11 @@ def balance_presence(contexts: list[Context], chances: list[random.Random]) -> l
     Args:
         contexts: the pictures of one part; those without boxes are asked nothing.
         chances: for each picture, where the chance for it comes from.
+        most: questions a picture, as far as it shows as many objects; from 4 on, as far as it shows half as many.
     """
     part = _Part(contexts)
     asked: list[list[Asked]] = [[] for _ in contexts]
-    room, wanted = _ask_present(part, chances, asked)
+    room, wanted = _ask_present(part, chances, asked, most)
     noise = np.array([rng.random() for rng in chances])
 
     def choice(label: str) -> tuple[bool, int, str]:
@@ -115,7 +114,7 @@ class _Part:
 
 
 def _ask_present(
-    part: _Part, chances: list[random.Random], asked: list[list[Asked]]
+    part: _Part, chances: list[random.Random], asked: list[list[Asked]], most: int
 ) -> tuple[np.ndarray, Counter[str]]:
     """Asks for objects that are there, in half of all questions.
 
@@ -124,7 +123,8 @@ def _ask_present(
     Returns:
         int64[pictures], how many questions are left for absent objects, and label -> how often it was asked for.
     """
-    slots = [place for place, labels in enumerate(part.labels) for _ in range(min(_QUESTIONS, len(labels)))]
+    each = 1 if most < 4 else 2
+    slots = [place for place, labels in enumerate(part.labels) for _ in range(min(most, each * len(labels)))]
     noise = np.array([chances[place].random() for place in slots])
     order = [slots[index] for index in np.argsort(noise, kind="stable")]
     room = np.bincount(order[len(order) // 2 :], minlength=len(part.labels)).astype(np.int64)

@@ -22,6 +22,16 @@ class InstructSettings(Settings):
         default_factory=lambda: {"caption": 1.0, "count": 1.0, "presence": 1.0, "position": 1.0},
         description="kind -> share of the kept pictures that get it, 0 to 1",
     )
+    questions: dict[str, int] = Field(
+        default_factory=dict,
+        description="template kind -> most questions about one picture, where the kind can ask several; "
+        "for kinds that are not named here 2, and 1 caption",
+    )
+    apart: bool = Field(
+        False,
+        description="a model learns each question of the template kinds by itself: it sees the picture and that one, "
+        "none of the others that are asked about it",
+    )
     endpoint: EndpointSettings | None = Field(None, description="asked for conversation, detail and reasoning")
     gates: dict[str, Scope | Literal[False]] = Field(
         default_factory=dict,
@@ -57,6 +67,22 @@ class InstructSettings(Settings):
             if not 0 <= share <= 1:
                 raise ValueError(f"the share of kind '{name}' must lie between 0 and 1, not {share}")
         return kinds
+
+    @field_validator("questions")
+    @classmethod
+    def _asking(cls, questions: dict[str, int]) -> dict[str, int]:
+        from stages.instruct.kinds import TemplateKind, find_kind
+
+        for name, most in questions.items():
+            try:
+                kind = find_kind(name)
+            except InputError as error:
+                raise ValueError(str(error)) from error
+            if not issubclass(kind, TemplateKind) or not kind.most:
+                raise ValueError(f"how many questions kind '{name}' asks about a picture cannot be chosen")
+            if most < 1:
+                raise ValueError(f"kind '{name}' must ask at least 1 question, not {most}")
+        return questions
 
     @field_validator("gates", mode="before")
     @classmethod

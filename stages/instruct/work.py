@@ -46,8 +46,12 @@ class InstructWork(PartWork):
 
     def __init__(self, run: RunFolder, settings: InstructSettings, seed: int) -> None:
         super().__init__(run)
-        self.settings_, self.seed = settings, seed
+        self.settings_, self.seed, self.apart = settings, seed, settings.apart
         self.kinds = {name: (find_kind(name)(), share) for name, share in settings.kinds.items() if share > 0}
+        for name, most in settings.questions.items():
+            kind, _ = self.kinds.get(name, (None, 0.0))
+            if isinstance(kind, TemplateKind):
+                kind.most = most
         self.endpoint: Endpoint | None = None
         if settings.asks_endpoint() and settings.endpoint is not None:
             folder = open_path(settings.answers) if settings.answers else run.root.parent / "answers"
@@ -63,7 +67,8 @@ class InstructWork(PartWork):
             judged = settings.model_dump(include={"gates", "languages", "retry_refused", "instructing_captions"})
             versions = {"prompts": prompts, "objects": lexicon().version, "gates": GATES_VERSION}
             asked = {"model": endpoint.model, **endpoint.sampling(), **judged, **versions}
-        return {"kinds": settings.kinds, "endpoint": asked, "seed": self.seed}
+        asking = settings.model_dump(include={"questions", "apart"}, exclude_defaults=True)
+        return {"kinds": settings.kinds, "endpoint": asked, "seed": self.seed, **asking}
 
     def compute(self, part: int) -> PartOutput:
         contexts = self.contexts(part)
@@ -165,13 +170,14 @@ class InstructWork(PartWork):
                 if kind.joined:
                     joined[context.sample_id] += turns
                 elif turns:
-                    made.append(Conversation(f"{context.sample_id}-{name}", context.sample_id, name, "template", turns))
+                    identity = f"{context.sample_id}-{name}"
+                    made.append(Conversation(identity, context.sample_id, name, "template", turns, apart=self.apart))
         for context in contexts:
             turns = joined[context.sample_id]
             self.chance(context, "order").shuffle(turns)
             if turns:
                 identity = f"{context.sample_id}-template"
-                made.append(Conversation(identity, context.sample_id, "template", "template", turns))
+                made.append(Conversation(identity, context.sample_id, "template", "template", turns, apart=self.apart))
         return made
 
     def from_endpoint(self, contexts: list[Context]) -> list[Written]:

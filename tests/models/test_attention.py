@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from models.attention import NAME, packed_attention, sample_bounds, use_packed_attention
+from models.attention import NAME, has_branches, packed_attention, sample_bounds, use_packed_attention
 
 #: Three rows; the last sample of the second and third is what padding looks like.
 PACKS = [[9, 30, 1, 24], [40, 16, 8], [64]]
@@ -150,3 +150,19 @@ def test_models_that_mask_in_their_own_way_are_left_as_they_are() -> None:
         before = model.config._attn_implementation
         assert not use_packed_attention(model)
         assert model.config._attn_implementation == before != NAME
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_each_branch_sees_what_is_shared_and_itself_alone(name: str) -> None:
+    shared, branches, other = 11, [5, 1, 9, 8], 12
+    positions = torch.cat([torch.arange(shared), *(torch.arange(shared, shared + n) for n in branches)])
+    positions = torch.cat([positions, torch.arange(other)])[None]
+    ids = torch.randint(50, positions.shape, generator=torch.Generator().manual_seed(2))
+    model = language(name)
+    first, *rest = ids[0].split([shared, *branches, other])
+    alone = [model(input_ids=torch.cat([first, branch])[None]).logits[0, shared:] for branch in rest[:-1]]
+    alone.append(model(input_ids=rest[-1][None]).logits[0])
+    assert use_packed_attention(model)
+    found = model(input_ids=ids, attention_mask=sample_bounds(positions), position_ids=positions, use_cache=False)
+    torch.testing.assert_close(found.logits[0, shared:], torch.cat(alone), atol=1e-5, rtol=1e-5)
+    assert has_branches(positions) and not has_branches(packs()[1])

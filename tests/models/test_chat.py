@@ -4,6 +4,7 @@ import models.compat  # noqa: F401
 
 # isort: split
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -155,3 +156,22 @@ def test_the_exported_template_gives_the_same_prompt(tokenizer_folder: Path, nam
             return_dict=False,
         )
         assert ids == prompt_ids("Where?", tokenizer, 1, with_picture)
+
+
+def test_turns_apart_stand_behind_the_picture_as_each_would_alone(tokenizer: Any) -> None:
+    encoded = encode(replace(_conversation(*TURNS), apart=True), tokenizer, 5)
+    picture = tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+    shared = len(encoded.input_ids) - encoded.input_ids[::-1].index(picture)
+    begins = [at for at in range(shared, len(encoded.position_ids)) if encoded.position_ids[at] == shared]
+    assert len(begins) == len(TURNS) and encoded.input_ids.count(picture) == 5
+    for turn, begin, end in zip(TURNS, begins, [*begins[1:], len(encoded.input_ids)], strict=True):
+        alone = encode(_conversation(turn), tokenizer, 5)
+        assert encoded.input_ids[:shared] + encoded.input_ids[begin:end] == alone.input_ids
+        assert encoded.labels[:shared] + encoded.labels[begin:end] == alone.labels
+        assert encoded.position_ids[:shared] + encoded.position_ids[begin:end] == alone.position_ids
+        assert alone.position_ids == list(range(len(alone.input_ids)))
+
+
+def test_turns_apart_without_a_picture_share_nothing(tokenizer: Any) -> None:
+    encoded = encode(replace(_conversation(*TURNS), apart=True, text_only=True), tokenizer, 5)
+    assert encoded.position_ids.count(0) == len(TURNS)

@@ -40,6 +40,8 @@ class TemplateKind(Kind, ABC):
 
     #: False where the kind makes a conversation of its own.
     joined = True
+    #: Most turns about one picture; 0 where that cannot be chosen.
+    most = 0
 
     @abstractmethod
     def turns_of(self, contexts: list[Context], chances: list[random.Random]) -> list[list[Turn]]:

@@ -27,6 +27,10 @@ _PHRASINGS = (
 
 class Caption(PictureKind):
     joined = False
+    most = 1
 
     def turns(self, context: Context, rng: random.Random) -> list[Turn]:
-        return [self.turn(rng, _PHRASINGS, rng.choice(context.captions))] if context.captions else []
+        if self.most == 1:
+            return [self.turn(rng, _PHRASINGS, rng.choice(context.captions))] if context.captions else []
+        said = rng.sample(context.captions, min(self.most, len(context.captions)))
+        return [self.turn(rng, _PHRASINGS, caption) for caption in said]

@@ -42,14 +42,15 @@ _ONE_LABEL = (
 
 class Count(PictureKind):
     exact = True
+    most = 2
 
     def turns(self, context: Context, rng: random.Random) -> list[Turn]:
         if not context.boxes or context.unnamed:
             return []
         turns = [self.turn(rng, _ALL, str(len(context.boxes)))] if context.complete else []
         counts = context.counts()
-        if context.clear_labels:
-            # A label that is there more than once is asked for first, so that the answer is not always 1.
-            label = max(context.clear_labels, key=lambda name: (counts[name], rng.random()))
+        # A label that is there more than once is asked for first, so that the answer is not always 1.
+        labels = sorted(context.clear_labels, key=lambda name: (-counts[name], -rng.random()))
+        for label in labels[: self.most - 1]:
             turns.append(self.turn(rng, _ONE_LABEL, str(counts[label]), label=label))
         return turns

@@ -29,6 +29,7 @@ _UNCLEAR = 0.06
 
 class Position(PictureKind):
     exact = True
+    most = 2
 
     def turns(self, context: Context, rng: random.Random) -> list[Turn]:
         turns = []
@@ -37,4 +38,4 @@ class Position(PictureKind):
             if min(abs(x - 0.5), abs(y - 0.5)) >= _UNCLEAR:
                 place = f"{'top' if y < 0.5 else 'bottom'} {'left' if x < 0.5 else 'right'}"
                 turns.append(self.turn(rng, _PHRASINGS, place, label=box.label))
-        return rng.sample(turns, min(2, len(turns)))
+        return rng.sample(turns, min(self.most, len(turns)))

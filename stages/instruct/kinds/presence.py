@@ -29,6 +29,7 @@ _PHRASINGS = (
 
 class Presence(TemplateKind):
     exact = True
+    most = 2
 
     def turns_of(self, contexts: list[Context], chances: list[random.Random]) -> list[list[Turn]]:
         return [
@@ -36,5 +37,5 @@ class Presence(TemplateKind):
                 self.turn(rng, _PHRASINGS, "yes" if each.present else "no", label=with_article(each.label))
                 for each in asked
             ]
-            for asked, rng in zip(balance_presence(contexts, chances), chances, strict=True)
+            for asked, rng in zip(balance_presence(contexts, chances, self.most), chances, strict=True)
         ]

@@ -29,10 +29,12 @@ _SAME = 0.5
 
 class Region(PictureKind):
     exact = True
+    most = 2
 
     def turns(self, context: Context, rng: random.Random) -> list[Turn]:
         boxes = [box for box in context.boxes if not any(_same(box, other) for other in context.boxes)]
-        return [self.turn(rng, _PHRASINGS, box.label, box=box.corners) for box in rng.sample(boxes, min(2, len(boxes)))]
+        chosen = rng.sample(boxes, min(self.most, len(boxes)))
+        return [self.turn(rng, _PHRASINGS, box.label, box=box.corners) for box in chosen]
 
 
 def _same(box: LabelledBox, other: LabelledBox) -> bool:

@@ -32,6 +32,7 @@ _ALONGSIDE = 0.25
 
 class Relation(PictureKind):
     exact = True
+    most = 2
 
     def turns(self, context: Context, rng: random.Random) -> list[Turn]:
         boxes = context.single_boxes()
@@ -42,7 +43,7 @@ class Relation(PictureKind):
         ]
         return [
             self.turn(rng, _PHRASINGS, place, first=first.label, second=second.label)
-            for first, second, place in rng.sample(pairs, min(2, len(pairs)))
+            for first, second, place in rng.sample(pairs, min(self.most, len(pairs)))
         ]
 
 

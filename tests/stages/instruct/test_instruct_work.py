@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
+from pydantic import ValidationError
 
 from schemas.conversation import Conversation
 from schemas.errors import InputError, SluiceError
@@ -125,6 +127,34 @@ def test_templates_make_one_joined_conversation_and_a_caption_for_each_kept_row(
     joined = [one for one in said if one.kind == "template"]
     assert all({turn.kind for turn in one.turns} >= {"count", "presence"} for one in joined)
     assert all(one.origin == "template" and one.model is None for one in said)
+
+
+def test_a_picture_gets_as_many_questions_as_the_recipe_says_and_they_are_apart(tmp_path: Path) -> None:
+    kinds = {"caption": 1.0, "count": 1.0, "presence": 1.0, "position": 1.0}
+    most = {"caption": 3, "count": 4, "presence": 4, "position": 3}
+    asked = {}
+    for name, settings in (
+        ("few", InstructSettings(kinds=kinds)),
+        ("many", InstructSettings(kinds=kinds, questions=most, apart=True)),
+    ):
+        run = make_run(tmp_path / name)
+        work = InstructWork(run, settings, seed=5)
+        work.process(0)
+        said = _said(run)
+        assert all(one.apart == (name == "many") for one in said)
+        turns = [Counter(turn.kind for turn in one.turns) for one in said]
+        asked[name] = {kind: max(each[kind] for each in turns) for kind in kinds}
+    assert asked == {"few": {"caption": 1, "count": 2, "presence": 2, "position": 2}, "many": most}
+
+
+def test_questions_that_cannot_be_chosen_are_refused() -> None:
+    for questions, message in (
+        ({"detail": 3}, "how many questions kind 'detail' asks about a picture cannot be chosen"),
+        ({"presence": 0}, "kind 'presence' must ask at least 1 question, not 0"),
+        ({"presense": 2}, "unknown kind 'presense'"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            InstructSettings(questions=questions)
 
 
 def test_the_same_seed_says_the_same_and_another_seed_does_not(tmp_path: Path) -> None:

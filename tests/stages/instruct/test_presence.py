@@ -53,6 +53,16 @@ def test_yes_and_no_are_even_for_every_object_and_true(labels: list[list[str]], 
         assert len({each.label for each in every}) == len(every)
 
 
+def test_more_questions_a_picture_stay_even_and_true() -> None:
+    contexts = _life(300)
+    asked = balance_presence(contexts, _chances(contexts), most=4)
+    assert np.mean([len(every) for every in asked]) > 1.5 * np.mean([len(every) for every in _asked(contexts)])
+    assert max(map(len, asked)) > 2 and _tally(asked, True) == _tally(asked, False)
+    for context, every in zip(contexts, asked, strict=True):
+        assert all(each.present == (each.label in context.counts()) for each in every)
+        assert len({each.label for each in every}) == len(every)
+
+
 def test_every_picture_with_boxes_is_asked_about() -> None:
     asked = _asked(_life(300))
     assert all(asked) and np.mean([len(every) for every in asked]) > 1.6
