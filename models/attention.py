@@ -107,6 +107,8 @@ def packed_attention(
     bounds, longest = attention_mask[0, 0, 0], attention_mask.shape[2]
     flat = [each.transpose(1, 2).flatten(0, 1) for each in (query, key, value)]
     window = sliding_window if sliding_window is not None and sliding_window < longest else None
+    found: Any
+    masks: Iterable[torch.Tensor | None]
     if attention_mask.shape[1] == 2:
         trees = _trees(bounds.diff().tolist(), attention_mask[0, 1, 0, :-1].tolist())
         masks = (_tree_mask(*tree, window, query.device) for tree in trees)
