@@ -75,6 +75,12 @@ def test_recipes_that_the_docs_name_are_there() -> None:
             assert (ROOT / name).exists(), f"{page.name} names {name}"
 
 
+def test_the_docs_name_every_recipe() -> None:
+    page = (ROOT / "docs/recipes.md").read_text()
+    for recipe in (ROOT / "pipelines/recipes").glob("*.yaml"):
+        assert f"{recipe.name}`" in page, f"docs/recipes.md does not name {recipe.name}"
+
+
 def test_the_torch_pins_agree_with_the_lock() -> None:
     wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     lock = (ROOT / "constraints.txt").read_text().splitlines()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +23,26 @@ COLOURS = {"red": (200, 30, 30), "green": (30, 180, 40), "blue": (40, 50, 210), 
 FEED = FeedSettings(tokens_per_pack=512, pictures_per_pack=8)
 
 
-def make_run(root: Path, parts: int = 2, rows: int = 12, long_row: int | None = None) -> RunFolder:
+def one_colour(number: int) -> Image.Image:
+    """The picture of row `number`, unless a test draws others."""
+    colour = list(COLOURS.values())[number % len(COLOURS)]
+    return Image.new("RGB", (48, 40), tuple(min(255, value + number) for value in colour))
+
+
+def make_run(
+    root: Path,
+    parts: int = 2,
+    rows: int = 12,
+    long_row: int | None = None,
+    draw: Callable[[int], Image.Image] = one_colour,
+    kinds: Sequence[str] = ("detail", "template"),
+) -> RunFolder:
     """Commits what acquire, select and instruct would have. Row 0 of a part is dropped, rows 1 and 2 are held out.
 
     Args:
         long_row: this row of part 0 says too much for any pack.
+        draw: the picture of a row.
+        kinds: of conversations; the one of kind `template` has two turns, others have one.
     """
     run = RunFolder(root)
     decisions = []
@@ -40,17 +56,19 @@ def make_run(root: Path, parts: int = 2, rows: int = 12, long_row: int | None = 
             identity, key = sample_id(url, caption), f"{part:05d}{place:04d}"
             kept = place != 0
             file = io.BytesIO()
-            shade = tuple(min(255, value + number) for value in COLOURS[name])
-            Image.new("RGB", (48, 40), shade).save(file, "JPEG")
+            picture = draw(number)
+            width, height = picture.size
+            picture.save(file, "JPEG")
             members.append((f"{key}.jpg", file.getvalue()))
-            box = {"label": name, "x": 0.0, "y": 0.0, "w": 48.0, "h": 40.0}
+            box = {"label": name, "x": 0.0, "y": 0.0, "w": float(width), "h": float(height)}
             source.append(
                 {"sample_id": identity, "row": number, "url": url, "caption": caption, "licence": "CC0",
                  "captions": [caption, f"a picture of {name}"], "reason": None}
             )  # fmt: skip
             samples.append(
                 {"key": key, "url": url, "caption": caption, "status": "success", "sample_id": identity, "row": number,
-                 "width": 48, "height": 40, "original_width": 96, "original_height": 80, "boxes": [box]}
+                 "width": width, "height": height, "original_width": 2 * width, "original_height": 2 * height,
+                 "boxes": [box]}
             )  # fmt: skip
             decisions.append(
                 {"sample_id": identity, "row": number, "part": part, "state": "kept" if kept else "dropped",
@@ -64,10 +82,11 @@ def make_run(root: Path, parts: int = 2, rows: int = 12, long_row: int | None = 
                     Turn("Is it red?", "yes" if name == "red" else "no", "red"),
                 ]
                 says = Turn(f"Describe {words}it.", f"A field, all {name}.", "detail")
-                made = [Conversation(f"{identity}-detail", identity, "detail", "template", [says])]
-                if not words:
-                    made.append(Conversation(f"{identity}-template", identity, "template", "template", turns))
-                said += [one.to_row() for one in made]
+                for kind in kinds:
+                    if kind == "template" and words:
+                        continue
+                    spoken = turns if kind == "template" else [says]
+                    said.append(Conversation(f"{identity}-{kind}", identity, kind, "template", spoken).to_row())
         files: dict[str, Any] = {
             f"samples/{part:05d}.tar": tar_bytes(members)[0],
             f"samples/{part:05d}.parquet": pa.Table.from_pylist(samples, SAMPLES),
