@@ -12,8 +12,9 @@ from models.full import picture_layout
 from pipelines.recipe import load_recipe
 from tests.golden.miniature import FOLDER, NAMES, RECIPES, run_miniature
 
-#: CPUs round sums in another order (fp32: about 1e-7), and some optimizer steps make more of it.
-_RTOL = 1e-3
+#: CPUs sum in another order, and optimizer steps make more of it: without vector instructions (the environment's
+#: ATEN_CPU_CAPABILITY=default) losses were found to differ by 4e-7 and gradients by 2e-6. Molmo's z-loss makes 6e-4.
+_RTOL = 1e-4
 
 
 @pytest.mark.parametrize("name", NAMES)
