@@ -14,7 +14,7 @@ from typing import Any
 import timm
 import torch
 from safetensors import SafetensorError
-from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
+from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg, load_state_dict
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 
@@ -73,7 +73,10 @@ def load_timm(model: str, pretrained: str, image_size: int | None, seed: int) ->
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             full = f"{name}.{tag}" if tag else name
-            return timm.create_model(full, pretrained=pretrained != "none", num_classes=0, **options).eval()
+            trunk = timm.create_model(full, pretrained=pretrained != "none", num_classes=0, **options)
+        if tag is None and pretrained != "none" and (missing := _missing(trunk, pretrained)):
+            raise ValueError(f"it lacks {missing[0]}")
+        return trunk.eval()
     except (RuntimeError, ValueError, KeyError, OSError, SafetensorError, pickle.UnpicklingError) as error:
         cause = str(error).splitlines()[0]
         if tag is None:
@@ -86,6 +89,11 @@ def load_timm(model: str, pretrained: str, image_size: int | None, seed: int) ->
 def read_up_to(trunk: Any, last: int) -> None:
     """Takes off what lies behind the last block that is read."""
     trunk.prune_intermediate_layers([last], prune_norm=True)
+
+
+def _missing(trunk: Any, file: str) -> list[str]:
+    """Weights that are not in the file: timm leaves these as they are."""
+    return sorted(trunk.state_dict().keys() - load_state_dict(file).keys())
 
 
 def _known(model: str, pretrained: str) -> tuple[str, str | None]:

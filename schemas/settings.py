@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.errors import InputError
+
+#: What pydantic puts into an error's place for the branch of a union that it tried.
+_BRANCH = re.compile(r"\w+Settings|int|float|str|.+\[.+\]")
 
 
 class Settings(BaseModel):
@@ -21,7 +25,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> Input
     # A misspelt key is often also a missing one: the misspelling says more.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     path = list(first["loc"])
-    key = ".".join(str(part) for part in path)
+    key = ".".join(str(part) for part in path if not _BRANCH.fullmatch(str(part)))
     if first["type"] == "extra_forbidden":
         known = _keys_at(model, path[:-1])
         near = difflib.get_close_matches(str(path[-1]), known, n=1, cutoff=0.5)

@@ -12,11 +12,15 @@ _CANDIDATES = 64
 
 
 def fill_packs(
-    members: list[int], sizes: np.ndarray, room: int, most: int, finish: bool
+    members: list[int], sizes: np.ndarray, tiles: np.ndarray, room: int, most: int, finish: bool
 ) -> tuple[list[list[int]], list[int]]:
-    """Packs `members` (row numbers, shuffled) into packs of `room` tokens and at most `most` members.
+    """Packs `members` (row numbers, shuffled) into packs of `room` tokens and at most `most` tiles.
 
     Packs are only appended: what is left over goes, before further members, into the next call.
+
+    Args:
+        sizes, tiles: tokens and tiles of each row; a row has a tile at least, and one that has more than `most` stands
+            in a pack alone.
 
     Returns:
         The packs, and what is left because too few others remained to choose from; nothing, where `finish`.
@@ -26,7 +30,11 @@ def fill_packs(
     packs: list[list[int]] = []
     while waiting and (finish or len(waiting) > enough):
         first = waiting.popleft()
-        candidates = [waiting.popleft() for _ in range(min(len(waiting), enough, most - 1))]
+        candidates: list[int] = []
+        spare = most - tiles[first]
+        while waiting and len(candidates) < enough and tiles[waiting[0]] <= spare:
+            spare -= tiles[waiting[0]]
+            candidates.append(waiting.popleft())
         chosen = set(best_subset([int(sizes[row]) for row in candidates], room - int(sizes[first])))
         packs.append([first, *(row for place, row in enumerate(candidates) if place in chosen)])
         # What was not chosen goes to the end, so that each pack sees other candidates.

@@ -30,6 +30,7 @@ class Mixed:
 
 def mix_packs(
     sizes: np.ndarray,
+    tiles: np.ndarray,
     components: Sequence[np.ndarray],
     weights: Sequence[float],
     room: int,
@@ -46,9 +47,9 @@ def mix_packs(
     used up before the next begins, so its conversations are used equally often, within one.
 
     Args:
-        sizes: tokens of each row.
+        sizes, tiles: tokens and tiles of each row, of both one at least.
         components: row numbers of each.
-        room, most: tokens and conversations in a pack, at most.
+        room, most: tokens and tiles in a pack, at most; what has more tiles than that stands in a pack alone.
         passes: how often each component is gone through before it ends; where None, as often as is needed. When one
             ends, the others go on by their weights, counted anew.
         tokens: the packs end with the one that reaches so many.
@@ -67,7 +68,7 @@ def mix_packs(
             if row < 0:
                 drawn.end(number)
                 continue
-            pool.append(_Drawn(row, number, epoch, int(sizes[row])))
+            pool.append(_Drawn(row, number, epoch, int(sizes[row]), int(tiles[row])))
             drawn.add(number, pool[-1].size)
         if not pool:
             break
@@ -92,6 +93,7 @@ class _Drawn(NamedTuple):
     component: int
     epoch: int
     size: int
+    tiles: int
 
 
 class _Shares:
@@ -152,7 +154,9 @@ def _choose(pool: list[_Drawn], packed: _Shares, room: int, most: int) -> list[i
     for place, one in enumerate(pool):
         if place not in taken and passes.setdefault(one.component, one.epoch) == one.epoch and one.size <= left:
             others.append(place)
-    others = others[: most - len(first)]
+    spare = most - sum(one.tiles for one in begun)
+    together = itertools.accumulate(pool[place].tiles for place in others)
+    others = others[: sum(tiles <= spare for tiles in together)]
     while others:
         rest = [others[place] for place in best_subset([pool[place].size for place in others], left)]
         if packed.worst([*begun, *(pool[place] for place in rest)]) <= bound:
@@ -168,15 +172,16 @@ def _first(pool: list[_Drawn], packed: _Shares, room: int, most: int) -> list[in
         waiting.setdefault(one.component, []).append(place)
     lacks = {number: packed.lacks(number, room) for number in waiting}
     first: list[int] = []
-    left = room
-    while waiting and len(first) < most:
+    left, spare = room, most
+    while waiting and spare > 0:
         number = max(waiting, key=lambda one: lacks[one])
-        size = pool[waiting[number][0]].size
-        if first and (size > left or lacks[number] <= room / 2):
+        size, tiles = pool[waiting[number][0]].size, pool[waiting[number][0]].tiles
+        if first and (size > left or tiles > spare or lacks[number] <= room / 2):
             break
         first.append(waiting[number].pop(0))
         lacks[number] -= size
         left -= size
+        spare -= tiles
         if not waiting[number]:
             del waiting[number]
     return first

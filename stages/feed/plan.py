@@ -50,7 +50,8 @@ def plan_packs(
         lengths: rows of `schemas.tables.LENGTHS`; only those of split `train` are used.
         epochs: a fraction at the end takes that share of the last epoch's shuffled conversations.
         kinds: conversation kinds to use; all, where None.
-        pictures_per_pack: most conversations (each has one picture at most) in a pack; no limit, where None.
+        pictures_per_pack: most tiles of pictures in a pack, where each conversation counts as one at least; no limit,
+            where None.
 
     Returns:
         A table of `schemas.tables.PLAN`, in training order.
@@ -59,7 +60,8 @@ def plan_packs(
         InputError: there is nothing to plan, or a conversation is longer than a pack.
     """
     chosen = chosen_rows(lengths, kinds)
-    sizes = _sizes(chosen, tokens_per_pack)
+    sizes, tiles = _sizes(chosen, tokens_per_pack), _tiles(chosen)
+    most = pictures_per_pack or int(tiles.sum())
     packs: list[list[int]] = []
     pack_epochs: list[int] = []
     for epoch, order in _epoch_orders(len(chosen), seed, epochs):
@@ -68,7 +70,7 @@ def plan_packs(
         for begin in range(0, len(order), window):
             last = begin + window >= len(order)
             members += order[begin : begin + window].tolist()
-            made, members = fill_packs(members, sizes, tokens_per_pack, pictures_per_pack or len(sizes), finish=last)
+            made, members = fill_packs(members, sizes, tiles, tokens_per_pack, most, finish=last)
             packs += [made[number] for number in random.permutation(len(made))]
         pack_epochs += [epoch] * (len(packs) - len(pack_epochs))
     return pack_table(chosen, packs, pack_epochs)
@@ -131,8 +133,9 @@ def plan_mixture(
     whole = [int(sizes[places].sum()) for places in components]
     passes = None if step.repeat else step.epochs
     tokens = step.tokens or (step.epochs * sum(whole) if step.repeat else math.inf)
-    most = pictures_per_pack or len(sizes)
-    mixed = mix_packs(sizes, components, list(weights.values()), tokens_per_pack, most, seed, passes, tokens)
+    tiles = _tiles(rows)
+    most = pictures_per_pack or int(tiles.sum())
+    mixed = mix_packs(sizes, tiles, components, list(weights.values()), tokens_per_pack, most, seed, passes, tokens)
     table = pack_table(rows, mixed.packs, [0] * len(mixed.packs))
     table = table.set_column(PLAN.get_field_index("epoch"), PLAN.field("epoch"), pa.array(mixed.epochs, pa.int32()))
     rows_used, lengths_used = table["source"].to_numpy(), table["length"].to_numpy()
@@ -272,6 +275,11 @@ def _sizes(rows: pa.Table, tokens_per_pack: int) -> np.ndarray:
             f"feed.tokens_per_pack: {tokens_per_pack} is less than the longest conversation ({sizes.max()} tokens)"
         )
     return sizes
+
+
+def _tiles(rows: pa.Table) -> np.ndarray:
+    """Tiles of each conversation's picture; 1 where there is no picture, so that conversations are bounded as well."""
+    return np.maximum(rows["tiles"].fill_null(1).to_numpy(), 1)
 
 
 def _until(plan: pa.Table, tokens: int) -> pa.Table:

@@ -13,7 +13,9 @@ class FeedSettings(Settings):
     """How kept samples become shards and packs."""
 
     tokens_per_pack: int = Field(2048, ge=32, description="positions of one packed sequence, picture tokens counted in")
-    pictures_per_pack: int = Field(64, ge=1, description="most pictures in one pack, which bounds the tower's memory")
+    pictures_per_pack: int = Field(
+        64, ge=1, description="most tiles of pictures in one pack, which bounds the tower's memory"
+    )
     window: int = Field(4096, ge=1, description="conversations that are packed together")
     too_long: Literal["drop", "split"] = Field(
         "drop",

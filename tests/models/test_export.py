@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from models.answer import answer
@@ -135,12 +136,45 @@ def test_an_untied_bf16_model_is_exported_whole(
     assert not head.equal(exported.model.get_input_embeddings().weight)
 
 
-def test_what_llava_has_no_place_for_is_refused(settings: ModelSettings, tmp_path: Path) -> None:
-    changed = settings.model_copy(update={"connector": "linear"})
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"connector": "linear"}, "'linear' has no place in transformers' LLaVA"),
+        ({"tiling": {"name": "anyres"}}, "model.tiling: 'anyres' has no place in transformers' LLaVA"),
+        ({"vision": [{}, {}]}, "model.vision: transformers' LLaVA has one tower, not 2"),
+        (
+            {"vision": {"model": "timm/test_vit"}},
+            "model.vision: this tower has layers that transformers' CLIP",
+        ),
+    ],
+)
+def test_what_llava_has_no_place_for_is_refused(
+    given: dict[str, Any], message: str, settings: ModelSettings, tmp_path: Path
+) -> None:
+    said = settings.model_dump(mode="json")
+    vision = given.get("vision", {})
+    towers = [said["vision"] | one for one in vision] if isinstance(vision, list) else said["vision"] | vision
+    changed = ModelSettings.model_validate({**said, **given, "vision": towers})
     model, tokenizer = build_model(changed, seed=3)
-    with pytest.raises(InputError, match="'linear' has no place in transformers' LLaVA"):
+    with pytest.raises(InputError, match=message):
         export_llava(model, tokenizer, changed, tmp_path / "model")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_padded_pictures_and_several_layers_are_exported(
+    settings: ModelSettings, pictures: list[Image.Image], tmp_path: Path
+) -> None:
+    said = settings.model_dump(mode="json")
+    changed = ModelSettings.model_validate({**said, "tiling": "pad", "vision": said["vision"] | {"layer": [-1, -2]}})
+    model, tokenizer = build_model(changed, seed=3)
+    with torch.no_grad():
+        model.connector.linear_2.weight.mul_(20)
+    export_llava(model, tokenizer, changed, tmp_path / "model")
+    exported = load_exported(tmp_path / "model")
+    shown = [picture for picture in pictures for _ in QUESTIONS]
+    ours = answer(model, tokenizer, QUESTIONS * len(pictures), shown, max_new_tokens=8)
+    assert len(set(ours)) > 2
+    assert [exported.answer(one, question, 8) for one in pictures for question in QUESTIONS] == ours
 
 
 def test_a_second_export_takes_the_place_of_the_first(built: Built, settings: ModelSettings, tmp_path: Path) -> None:

@@ -58,8 +58,8 @@ def test_after_every_pack_shares_hold_within_one_pack_and_conversations_are_used
     sizes = np.concatenate([np.array(each) for each in lists])
     owner = np.repeat(np.arange(len(lists)), [len(each) for each in lists])
     rows = [np.flatnonzero(owner == number) for number in range(len(lists))]
-    mixed = mix_packs(sizes, rows, weights, ROOM, most, seed, None, packs * ROOM)
-    assert mixed == mix_packs(sizes, rows, weights, ROOM, most, seed, None, packs * ROOM)
+    mixed = mix_packs(sizes, np.ones(len(sizes), int), rows, weights, ROOM, most, seed, None, packs * ROOM)
+    assert mixed == mix_packs(sizes, np.ones(len(sizes), int), rows, weights, ROOM, most, seed, None, packs * ROOM)
     assert not mixed.ended
     wanted = np.array(weights) / sum(weights)
     given_to, used = np.zeros(len(lists)), np.zeros(len(sizes), int)
@@ -81,7 +81,7 @@ def test_without_repeats_every_component_is_used_up_once_and_the_others_go_on(fo
     sizes = np.concatenate([np.array(each) for each in lists])
     owner = np.repeat(np.arange(len(lists)), [len(each) for each in lists])
     rows = [np.flatnonzero(owner == number) for number in range(len(lists))]
-    mixed = mix_packs(sizes, rows, weights, ROOM, 64, 0, passes, np.inf)
+    mixed = mix_packs(sizes, np.ones(len(sizes), int), rows, weights, ROOM, 64, 0, passes, np.inf)
     used = Counter(row for pack in mixed.packs for row in pack)
     for one in rows:
         part = max(1, round(passes % 1 * len(one))) if passes % 1 else 0

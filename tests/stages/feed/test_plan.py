@@ -15,10 +15,11 @@ from schemas.tables import LENGTHS, PLAN
 from stages.feed.plan import fill_rate, plan_batches, plan_packs
 
 
-def table(sizes, kinds=None, split="train"):
+def table(sizes, kinds=None, split="train", tiles=None):
     rows = [
         {"conversation_id": f"{n:06d}-0", "sample_id": f"{n:06d}", "kind": (kinds or ["detail"] * len(sizes))[n],
-         "split": split, "part": 0, "length": size, "supervised": max(1, size // 3)}
+         "split": split, "part": 0, "length": size, "supervised": max(1, size // 3),
+         "tiles": tiles[n] if tiles else None}
         for n, size in enumerate(sizes)
     ]  # fmt: skip
     return pa.Table.from_pylist(rows, LENGTHS)
@@ -109,3 +110,16 @@ def test_contrastive_batches_hold_distinct_samples_and_are_even(number, batch, e
         assert len({row["sample_id"] for row in rows}) == len(rows)
     for epoch in range(epochs):
         assert len(set(plan.filter(pc.equal(plan["epoch"], epoch))["sample_id"].to_pylist())) == number
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 13)), min_size=1, max_size=120), st.integers(1, 20))
+def test_tiles_in_a_pack_are_bounded(rows, most):
+    sizes, tiles = zip(*rows, strict=True)
+    plan = plan_packs(table(sizes, tiles=tiles), 64, 0, pictures_per_pack=most).to_pylist()
+    assert sorted(int(row["sample_id"]) for row in plan) == list(range(len(rows)))
+    shown = Counter()
+    for row in plan:
+        shown[row["pack"]] += max(1, tiles[int(row["sample_id"])])
+    alone = {pack for pack, number in Counter(row["pack"] for row in plan).items() if number == 1}
+    assert all(number <= most for pack, number in shown.items() if pack not in alone)
