@@ -82,7 +82,7 @@ def test_every_part_of_the_picture_is_read_once_and_in_its_place(tiling: Tiling,
     # The picture's parts are as far from each other as its patches are wide, from one end to the other.
     for steps in (*(row[:, 0] for row in shown), np.array([row[:, 1].mean() for row in shown])):
         apart = np.diff(steps)
-        size = 1 / len(steps) if len(steps) < 3 else apart[1:-1].mean() if len(steps) > 3 else apart.mean()
+        size = apart[1:-1].mean() if len(steps) > 3 else apart.mean() if len(steps) > 1 else 1.0
         assert apart.min(initial=1) > 0.8 * size - 0.01
         assert apart.max(initial=0) < 1.2 * size + 0.01
         assert steps[0] < 1.6 * size + 0.02
@@ -101,7 +101,7 @@ def test_anyres_is_that_of_transformers_llava_next(width: int, height: int) -> N
     expected, _ = LlavaNextModel.pack_image_features(
         theirs, [features], torch.tensor([[height, width]]), "default", torch.tensor([-1.0])
     )
-    if len(expected[0]) > 576:  # a picture that is thinner than a patch leaves nothing there
+    if (expected[0][576:] >= 0).any():  # of a picture that is thinner than a patch nothing is left there
         assert known.order(width, height).tolist() == expected[0][:, 0].int().tolist()
 
 

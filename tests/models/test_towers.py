@@ -106,7 +106,7 @@ def test_full_size_towers_are_known_without_being_built() -> None:
 @pytest.fixture(scope="module")
 def siglip_name(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An OpenCLIP model whose tower is a ViT of timm, as SigLIP's are."""
-    trunk = {"image_size": 224, "timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"}
+    trunk = {"image_size": 160, "timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"}
     text = {"context_length": 16, "vocab_size": 320, "width": 16, "heads": 2, "layers": 1}
     path = tmp_path_factory.mktemp("trunk") / "sluice-test-trunk.json"
     path.write_text(json.dumps({"embed_dim": 64, "custom_text": True, "vision_cfg": trunk, "text_cfg": text}))
@@ -122,9 +122,9 @@ def test_layers_of_timm_towers_are_the_outputs_of_blocks_in_the_order_given(name
     seen: dict[int, torch.Tensor] = {}
     for number, block in enumerate(tower.visual.blocks):
         block.register_forward_hook(lambda _, __, out, number=number: seen.update({number: out}))
-    pixels = torch.randn(2, 3, 224, 224)
+    pixels = torch.randn(2, 3, 160, 160)
     features = tower(pixels)
-    assert features.shape == (2, tower.format.side**2, tower.width) == (2, 196, 2 * tower.layer_width)
+    assert features.shape == (2, tower.format.side**2, tower.width) == (2, 100, 2 * tower.layer_width)
     prefix = tower.visual.num_prefix_tokens
     assert torch.equal(features, torch.cat([seen[4][:, prefix:], seen[1][:, prefix:]], dim=-1))
     features.sum().backward()
