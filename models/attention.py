@@ -115,7 +115,10 @@ def packed_attention(
         found = _each_sample(flat, [sum(lengths) for lengths, _ in trees], masks, dropout, scaling)
     elif query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and not dropout and query.shape[-1] <= 256:
         sides = (-1 if window is None else window - 1, 0)
-        found = varlen_attn(*flat, bounds, bounds, longest, longest, scale=scaling, window_size=sides, enable_gqa=True)
+        one, two, three = flat
+        found = varlen_attn(
+            one, two, three, bounds, bounds, longest, longest, scale=scaling, window_size=sides, enable_gqa=True
+        )
     else:
         lengths = bounds.diff().tolist()
         masks = (_window_mask(n, window, query.device) if window and n > window else None for n in lengths)
