@@ -16,7 +16,7 @@ from schemas.errors import SluiceError
 from schemas.identity import digest
 from schemas.tables import LENGTHS, PLAN
 from stages.feed.fill import fill_packs
-from stages.feed.plan import STAGE, chosen_rows, fill_rate, pack_table, plan_file, plan_packs, training_rows
+from stages.feed.plan import STAGE, chosen_rows, fill_rate, pack_table, plan_file, plan_packs, tiles_of, training_rows
 from stages.feed.settings import FeedSettings
 from stages.graph import PartOutput, PartWork
 from stages.run_folder import RunFolder, work_key
@@ -45,7 +45,8 @@ def grow_plan(
     members = [*range(len(left)), *(len(left) + random.permutation(len(fresh))).tolist()]
     packs: list[list[int]] = []
     if members:
-        packs, members = fill_packs(members, rows["length"].to_numpy(), tokens_per_pack, pictures_per_pack, finish=last)
+        sizes, tiles = rows["length"].to_numpy(), tiles_of(rows)
+        packs, members = fill_packs(members, sizes, tiles, tokens_per_pack, pictures_per_pack, finish=last)
     plan = pack_table(rows, [packs[number] for number in random.permutation(len(packs))], [0] * len(packs))
     place = pc.index_in(plan["conversation_id"], rows["conversation_id"].combine_chunks())
     return plan.append_column(PART_PLAN.field("part"), rows["part"].take(place)), rows.take(
