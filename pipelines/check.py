@@ -8,18 +8,23 @@ from rich.console import Console
 
 from pipelines.cost import cost_lines, endpoint_cost
 from pipelines.recipe import Recipe, to_yaml
+from pipelines.stream import check_staged, check_streams
 from stages.source import count_rows, read_source
 
 #: Bytes a stored picture takes for each square pixel of its longer side, as seen on photographs at quality 95.
 _BYTES_PER_PIXEL = 0.35
 
 
-def describe(recipe: Recipe, out: Console) -> None:
+def describe(recipe: Recipe, out: Console, stream: bool = False) -> None:
     """Prints what a run of `recipe` would do, after looking at its source.
 
+    Args:
+        stream: whether the run is to stream.
+
     Raises:
-        InputError: the source is missing, unreadable, or lacks a column that the recipe names.
+        InputError: it cannot run that way; the source is missing, unreadable, or lacks a column that the recipe names.
     """
+    check_streams(recipe) if stream else check_staged(recipe)
     first = next(read_source(recipe.source))
     if recipe.select.clip.train is not None:
         next(read_source(recipe.select.clip.train.source))
@@ -30,6 +35,8 @@ def describe(recipe: Recipe, out: Console) -> None:
     say = partial(out.print, highlight=False, markup=False, soft_wrap=True)
     say(to_yaml(recipe))
     say(" -> ".join(_graph(recipe)))
+    if stream:
+        say(f"as a stream: train {recipe.train[0].name} begins when the first parts have come through feed")
     say(
         f"{rows:,} rows in {parts} parts of {recipe.source.rows_per_part:,}; "
         f"at most {2 * size_gb:.2f} GB of pictures (samples and shards)"

@@ -35,6 +35,10 @@ RunDirOption = Annotated[
     str | None, typer.Option(help="Where the run is written: a folder, or s3://bucket/NAME. [default: runs/NAME]")
 ]
 
+StreamOption = Annotated[
+    bool, typer.Option("--stream", help="Train on the first parts while the others are still being acquired.")
+]
+
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Turns Sluice's errors into one line on stderr and the exit status they bear."""
@@ -163,7 +167,7 @@ def render(
 
 
 @command
-def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
+def check(recipe: RecipeArgument, set_: SetOption = None, stream: StreamOption = False) -> None:
     """Validate a recipe, resolve it, and print the graph, the parts, the resources and a cost estimate.
 
     Example: `sluice check pipelines/recipes/demo.yaml --set select.keep.top=0.3`
@@ -171,7 +175,7 @@ def check(recipe: RecipeArgument, set_: SetOption = None) -> None:
     from pipelines.check import describe
     from pipelines.recipe import load_recipe
 
-    describe(load_recipe(recipe, set_), out)
+    describe(load_recipe(recipe, set_), out, stream)
 
 
 @command
@@ -183,6 +187,7 @@ def run(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Ask again for pictures that failed for a passing reason.")
     ] = False,
+    stream: StreamOption = False,
 ) -> None:
     """Run a recipe. Started again after a failure or a kill, it does only what is missing.
 
@@ -192,7 +197,9 @@ def run(
     from pipelines.run import run_recipe
 
     loaded = load_recipe(recipe, set_)
-    run_recipe(loaded, run_dir or Path("runs") / loaded.name, until=until, retry_failed=retry_failed, out=out)
+    run_recipe(
+        loaded, run_dir or Path("runs") / loaded.name, until=until, retry_failed=retry_failed, out=out, stream=stream
+    )
 
 
 @command

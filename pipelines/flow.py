@@ -55,7 +55,7 @@ def run_flow(line: Line, until: str | None = None, on_stage: Callable[[str], Non
 
     @flow(name="sluice", flow_run_name=f"{line.recipe.name}", retries=0, validate_parameters=False)
     def sluice() -> dict[str, Any]:
-        for name, function in stages_until(until):
+        for name, function in stages_until(until, line.streams):
             if on_stage:
                 on_stage(name)
             line.results[name] = _as_task(name, function)(line)

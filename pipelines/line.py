@@ -34,6 +34,7 @@ class Line:
     recipe: Recipe
     run: RunFolder
     retry_failed: bool = False
+    streams: bool = False
     results: dict[str, Counts] = field(default_factory=dict)
 
 
@@ -58,7 +59,7 @@ def acquire(line: Line) -> Counts:
 
     run, recipe, retry = line.run, line.recipe, line.retry_failed
     check_inputs(recipe.select)
-    places = [acquire_place(run, recipe.acquire, retry, recipe.source), *_embed_places(run, recipe.select)]
+    places = [acquire_place(run, recipe.acquire, retry, recipe.source), *embed_places(run, recipe.select)]
     _stream("acquire", line, places)
     return dict(count_over_parts(run, "acquire", run.parts()))
 
@@ -158,6 +159,13 @@ def report(line: Line) -> Counts:
     return {"bytes": write_report(line.run)}
 
 
+def stream(line: Line) -> Counts:
+    """Sends part after part from acquire to the shards, and trains the first step on what is there."""
+    from pipelines.stream import run_stream
+
+    return run_stream(line)
+
+
 StageFunction = Callable[[Line], Counts]
 
 #: The stages in the order of the line. The ledger follows the stages that decide on rows.
@@ -174,24 +182,35 @@ STAGES: dict[str, StageFunction] = {
     Stage.EXPORT: export,
     Stage.REPORT: report,
 }
-_DATA_STAGES = (Stage.SOURCE, "filter", Stage.ACQUIRE, Stage.SELECT, Stage.INSTRUCT, Stage.FEED)
+#: The same where parts stream: the train stage is left with the steps after the first.
+STREAM_STAGES: dict[str, StageFunction] = {
+    Stage.SOURCE: source,
+    "filter": filter_network,
+    "stream": stream,
+    **{name: STAGES[name] for name in list(STAGES)[list(STAGES).index("ledger") :]},
+}
+_DATA_STAGES = (Stage.SOURCE, "filter", Stage.ACQUIRE, Stage.SELECT, Stage.INSTRUCT, Stage.FEED, "stream")
 
 
-def stages_until(until: str | None) -> list[tuple[str, StageFunction]]:
+def stages_until(until: str | None, streams: bool = False) -> list[tuple[str, StageFunction]]:
     """The stages up to and with `until`, always with the ledger, so that every run ends with the law checked.
+
+    Args:
+        streams: one stage, `stream`, stands for all from acquire to feed.
 
     Raises:
         InputError: there is no such stage.
     """
-    names = [str(name) for name in STAGES]
+    stages = {str(name): function for name, function in (STREAM_STAGES if streams else STAGES).items()}
     if until is None:
-        return list(zip(names, STAGES.values(), strict=True))
-    if until not in names:
-        raise InputError(f"--until {until}: no such stage; stages: {', '.join(names)}")
+        return list(stages.items())
+    if until not in stages:
+        raise InputError(f"--until {until}: no such stage; stages: {', '.join(stages)}")
+    names = list(stages)
     chosen = names[: names.index(until) + 1]
     if until in _DATA_STAGES:
         chosen.append("ledger")
-    return [(name, STAGES[name]) for name in chosen]
+    return [(name, stages[name]) for name in chosen]
 
 
 def prepare(line: Line) -> None:
@@ -222,10 +241,16 @@ def export_llava_json(run: RunFolder) -> Any:
 
     The pictures lie in the shards under those names: `tar -xf RUN/shards/train-000000.tar`. What is about no picture
     names none.
+
+    Raises:
+        InputError: there are no training shards.
     """
     from schemas.conversation import Conversation
 
     index = _keys(run)
+    if not index:
+        raise InputError(f"{run.root} has no training shards, whose keys name the pictures: feed.shards is "
+                         "false, or the feed stage has not run")  # fmt: skip
     rows = run.read_table("conversations").to_pylist()
     records = [
         Conversation.from_row(row).to_llava(f"{index[row['sample_id']]}.jpg")
@@ -267,9 +292,7 @@ def start_ray(recipe: Recipe) -> None:
 def _stream(name: str, line: Line, places: list[Place]) -> None:
     """Sends the parts that are not done through `places`, with progress in rows."""
     run = line.run
-    parts = run.parts()
-    manifests = run.map(lambda part: run.manifest("source", part) or {"counts": {"rows": 0}}, parts)
-    rows = {part: found["counts"]["rows"] for part, found in zip(parts, manifests, strict=True)}
+    parts, rows = run.parts(), rows_of_parts(run)
     works: list[PartWork] = [place.make() for place in places]
     done = run.map(lambda part: all(work.done(part) for work in works), parts)
     waiting = [part for part, finished in zip(parts, done, strict=True) if not finished]
@@ -281,8 +304,19 @@ def _stream(name: str, line: Line, places: list[Place]) -> None:
             progress.advance(rows[part])
 
 
-def _embed_places(run: RunFolder, select: SelectSettings) -> list[Place]:
-    """The places of the CLIP models, one after the other: that of `select.clip`, then those of `select.models`."""
+def rows_of_parts(run: RunFolder) -> dict[int, int]:
+    """How many rows of the source each part has."""
+    parts = run.parts()
+    manifests = run.map(lambda part: run.manifest("source", part) or {"counts": {"rows": 0}}, parts)
+    return {part: found["counts"]["rows"] for part, found in zip(parts, manifests, strict=True)}
+
+
+def embed_places(run: RunFolder, select: SelectSettings, others: int = 0) -> list[Place]:
+    """The places of the CLIP models, one after the other: that of `select.clip`, then those of `select.models`.
+
+    Args:
+        others: workers that want a share of a GPU at the same time.
+    """
     from stages.embed import EmbedWork
     from stages.select.filter_network import scoring_clip
 
@@ -294,11 +328,11 @@ def _embed_places(run: RunFolder, select: SelectSettings) -> list[Place]:
         return Place(make, num_cpus=1 / len(clips), actors=clip.actors, num_gpus=share)
 
     clips = {"": select.clip, **select.models}
-    share = _gpu_share(sum(clip.actors for clip in clips.values()))
+    share = gpu_share(others + sum(clip.actors for clip in clips.values()))
     return [place(name, clip) for name, clip in clips.items()]
 
 
-def _gpu_share(actors: int) -> float:
+def gpu_share(actors: int) -> float:
     """What part of a GPU each of `actors` gets, so that all of them find room; none where there is no GPU."""
     import torch
 

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from pipelines.line import Line, prepare, stages_until, train
 from pipelines.recipe import Recipe
+from pipelines.stream import check_staged, check_streams
 from pipelines.tables import evaluation_table, funnel_table, loss_table
 from schemas.errors import InputError
 from stages.run_folder import RunFolder
@@ -19,17 +20,26 @@ log = logging.getLogger("sluice")
 
 
 def run_recipe(
-    recipe: Recipe, folder: Path | str, until: str | None = None, retry_failed: bool = False, out: Console | None = None
+    recipe: Recipe,
+    folder: Path | str,
+    until: str | None = None,
+    retry_failed: bool = False,
+    out: Console | None = None,
+    stream: bool = False,
 ) -> None:
     """Runs `recipe` into `folder` as a Prefect flow, and prints what came of it.
+
+    Args:
+        stream: trains the first step while the data still comes.
 
     Raises:
         SluiceError: the run failed and can be started again.
         InputError: recipe or input is wrong.
     """
     out = out or Console()
-    stages_until(until)
-    line = Line(recipe, RunFolder(folder), retry_failed)
+    stages_until(until, stream)
+    check_streams(recipe) if stream else check_staged(recipe)
+    line = Line(recipe, RunFolder(folder), retry_failed, stream)
     prepare(line)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from pipelines.flow import run_flow

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from pipelines.recipe import Recipe, load_recipe
 from schemas.errors import InputError
-from schemas.vocabulary import Reason, Stage
+from schemas.vocabulary import DedupRule, Reason, Stage
 from stages.feed.plan import plan_file
 from stages.run_folder import RunFolder
 from stages.store import arrow_place, read_parquet
@@ -116,7 +116,8 @@ def _show(run: RunFolder, recipe: Recipe, thresholds: list[dict[str, Any]], row:
     if row["state"] == "dropped":
         say("dropped", f"by {row['stage']}: {row['reason']} ({Reason(row['reason']).info.text})")
         if row["duplicate_of"]:
-            say("kept instead", row["duplicate_of"])
+            by_order = " (its part, or one before it in the stream)" if row["dedup"] == DedupRule.EARLIER else ""
+            say("kept instead", f"{row['duplicate_of']}{by_order}")
         return
     say("kept", f"split {row['split']}, shard {row['shard']} at byte {row['shard_offset']}")
     for conversation in _conversations(run, row["sample_id"]):

@@ -183,7 +183,8 @@ LENGTHS = pa.schema(
     ]
 )
 
-#: RUN/plan/<step name>.parquet: which conversations stand in which pack, in training order.
+#: RUN/plan/<step name>.parquet: which conversations stand in which pack, in training order. Of a step that streamed
+#: also RUN/plan/<step name>/00000.parquet, what each part added.
 PLAN = pa.schema(
     [
         ("pack", pa.int64()),
@@ -214,6 +215,7 @@ LEDGER = pa.schema(
         ("height", pa.int32()),
         ("clip_score", pa.float32()),
         ("duplicate_of", pa.string()),
+        ("dedup", pa.string()),  # where it is a duplicate: all | earlier, the rows that it was compared with
         ("split", pa.string()),
         ("shard", pa.string()),
         ("shard_offset", pa.int64()),

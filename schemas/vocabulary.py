@@ -26,6 +26,13 @@ class State(StrEnum):
     DROPPED = "dropped"
 
 
+class DedupRule(StrEnum):
+    """What a duplicate was compared with."""
+
+    ALL = "all"  # all rows of the run at once
+    EARLIER = "earlier"  # its own part and what was kept of the parts before it: a stream's rule
+
+
 @dataclass(frozen=True)
 class ReasonInfo:
     """What a reason means; `transient` ones are asked for again by `sluice run --retry-failed`."""

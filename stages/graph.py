@@ -89,6 +89,8 @@ class Place:
         actors: how many actors.
         num_gpus: GPUs an actor holds.
         parts_at_once: parts that an actor has under way at the same time, each in a thread of its own.
+        in_order: a part waits until the one before it has begun here; with one actor and one part at once, until it is
+            done.
     """
 
     make: Callable[[], PartWork]
@@ -96,6 +98,7 @@ class Place:
     actors: int = 1
     num_gpus: float = 0
     parts_at_once: int = 1
+    in_order: bool = False
 
 
 class _Actor:
@@ -111,7 +114,7 @@ class _Actor:
 class _Pool:
     """The actors of one place, and the parts that wait for them, lowest number first."""
 
-    def __init__(self, place: Place, most: int) -> None:
+    def __init__(self, place: Place, parts: list[int]) -> None:
         import ray
 
         made = ray.remote(_Actor).options(
@@ -121,16 +124,20 @@ class _Pool:
             max_restarts=_MOST_CRASHES,
             max_task_retries=_MOST_CRASHES,
         )
-        self.actors: list[Any] = [made.remote(place.make) for _ in range(min(place.actors, most))]
+        self.actors: list[Any] = [made.remote(place.make) for _ in range(min(place.actors, len(parts)))]
         self.free = [place.parts_at_once] * len(self.actors)
         self.waiting: list[int] = []
+        #: The parts that are still to begin, where they begin in order; the next one last.
+        self.ahead = sorted(parts, reverse=True) if place.in_order else None
 
     def begin(self) -> Iterator[tuple[Any, int, int]]:
         """Hands out parts while an actor has room: the running task's reference, the actor's number, the part."""
-        while self.waiting and max(self.free) > 0:
+        while self.waiting and max(self.free) > 0 and (self.ahead is None or self.waiting[0] == self.ahead[-1]):
             actor = max(range(len(self.actors)), key=lambda number: self.free[number])
             self.free[actor] -= 1
             part = heapq.heappop(self.waiting)
+            if self.ahead is not None:
+                self.ahead.pop()
             yield self.actors[actor].process.remote(part), actor, part
 
 
@@ -147,7 +154,7 @@ def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
 
     if not parts:
         return
-    pools = [_Pool(place, len(parts)) for place in places]
+    pools = [_Pool(place, parts) for place in places]
     pools[0].waiting = sorted(parts)
     running: dict[Any, tuple[int, int, int]] = {}
     try:

@@ -11,9 +11,10 @@ import pyarrow.compute as pc
 
 from schemas.errors import LawError
 from schemas.tables import LEDGER
-from schemas.vocabulary import Reason, Stage, State
+from schemas.vocabulary import DedupRule, Reason, Stage, State
 from stages.graph import PartOutput, PartWork, count_over_parts
 from stages.run_folder import RunFolder
+from stages.select.decisions import read_decisions, select_file, streamed
 from stages.store import read_parquet
 
 
@@ -24,6 +25,7 @@ class LedgerWork(PartWork):
     """
 
     stage = "ledger"
+    version = 2
     upstream = ("source", "acquire", "embed", "select", "instruct", "feed")
 
     def settings(self) -> Any:
@@ -50,6 +52,10 @@ class LedgerWork(PartWork):
         if decisions is not None:
             reasons = pc.coalesce(reasons, decisions["reason"])
             columns["duplicate_of"], columns["split"] = decisions["duplicate_of"], decisions["split"]
+            rule = DedupRule.EARLIER if streamed(self.run, part) else DedupRule.ALL
+            columns["dedup"] = pc.if_else(
+                pc.is_valid(decisions["duplicate_of"]), rule.value, pa.scalar(None, pa.string())
+            )
         conversations = self._read("conversations", part, ["sample_id"])
         if conversations is not None and decisions is not None:
             unsaid = _aligned(ids, self._read("unsaid", part))
@@ -81,9 +87,9 @@ class LedgerWork(PartWork):
         return read_parquet(path, columns=columns) if path.exists() else None
 
     def _decisions(self, part: int) -> pa.Table | None:
-        path = self.run.path("decisions.parquet")
-        columns = ["sample_id", "reason", "duplicate_of", "split"]
-        return read_parquet(path, columns=columns, filters=[("part", "=", part)]) if path.exists() else None
+        if not select_file(self.run, "decisions", part).exists():
+            return None
+        return read_decisions(self.run, part, ["sample_id", "reason", "duplicate_of", "split"])
 
     def _shards(self, part: int) -> pa.Table | None:
         paths = [self.run.path("shards", f"{split}-{part:06d}.index.parquet") for split in ("train", "val")]
@@ -128,7 +134,8 @@ def check_law(run: RunFolder) -> None:
     manifests = [run.manifest("source", part) for part in parts]
     rows = sum(manifest["counts"]["rows"] for manifest in manifests if manifest)
     where = run.path("ledger")
-    fed = bool(parts) and run.manifest(Stage.FEED, parts[0]) is not None
+    fed = (run.manifest(Stage.FEED, parts[0]) or {"outputs": {}})["outputs"] if parts else {}
+    sharded = any(name.startswith("shards/train-") for name in fed)
     known = pa.array([reason.value for reason in Reason])
     seen = np.zeros(rows, bool)
     halves = np.zeros(rows, np.uint64)
@@ -141,7 +148,7 @@ def check_law(run: RunFolder) -> None:
         if len(lawless):
             state, reason = lawless["state"][0], lawless["reason"][0]
             raise LawError(f"the ledger holds a row with state '{state}' and reason '{reason}': {where}")
-        homeless = pc.sum(pc.and_(kept, pc.is_null(ledger["shard"]))).as_py() if fed else 0
+        homeless = pc.sum(pc.and_(kept, pc.is_null(ledger["shard"]))).as_py() if sharded else 0
         if homeless:
             raise LawError(f"{homeless} kept rows are in no shard: {run.path('shards')}")
         numbers = ledger["row"].to_numpy()

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +41,29 @@ class Piece:
     last: bool
     divisor: int
     packs: list[list[dict[str, Any]]]
+
+
+class Pieces(Protocol):
+    """What one rank passes forward in a training step.
+
+    Attributes:
+        steps: optimizer steps; None where that is not known before they are taken.
+    """
+
+    @property
+    def steps(self) -> int | None: ...
+
+    def pictures(self) -> int:
+        """How many pictures the steps show at most, repeats counted."""
+        ...
+
+    def samples(self, step: int) -> list[str]:
+        """The samples of an optimizer step, over all ranks."""
+        ...
+
+    def batches(self, from_step: int, collate: Callable[[Piece], Any]) -> Iterator[Any]:
+        """What `collate` makes of each piece, in order, from optimizer step `from_step` on."""
+        ...
 
 
 class PiecePlan:
@@ -97,6 +120,10 @@ class PiecePlan:
             mine = np.array_split(packs, self.pieces_per_step)[self.rank :: self.world]
             for number, piece in enumerate(mine):
                 yield Piece(step, number == len(mine) - 1, divisor, [self._rows(pack) for pack in piece])
+
+    def batches(self, from_step: int, collate: Callable[[Piece], T]) -> Iterator[T]:
+        """What `collate` makes of each of `pieces(from_step)`, some of them ahead."""
+        return prefetch(self.pieces(from_step), collate)
 
     def _rows(self, pack: int) -> list[dict[str, Any]]:
         begin, end = self._begins[pack], self._begins[pack + 1]

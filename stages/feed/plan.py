@@ -60,7 +60,7 @@ def plan_packs(
         InputError: there is nothing to plan, or a conversation is longer than a pack.
     """
     chosen = chosen_rows(lengths, kinds)
-    sizes, tiles = _sizes(chosen, tokens_per_pack), _tiles(chosen)
+    sizes, tiles = _sizes(chosen, tokens_per_pack), tiles_of(chosen)
     most = pictures_per_pack or int(tiles.sum())
     packs: list[list[int]] = []
     pack_epochs: list[int] = []
@@ -133,7 +133,7 @@ def plan_mixture(
     whole = [int(sizes[places].sum()) for places in components]
     passes = None if step.repeat else step.epochs
     tokens = step.tokens or (step.epochs * sum(whole) if step.repeat else math.inf)
-    tiles = _tiles(rows)
+    tiles = tiles_of(rows)
     most = pictures_per_pack or int(tiles.sum())
     mixed = mix_packs(sizes, tiles, components, list(weights.values()), tokens_per_pack, most, seed, passes, tokens)
     table = pack_table(rows, mixed.packs, [0] * len(mixed.packs))
@@ -277,7 +277,7 @@ def _sizes(rows: pa.Table, tokens_per_pack: int) -> np.ndarray:
     return sizes
 
 
-def _tiles(rows: pa.Table) -> np.ndarray:
+def tiles_of(rows: pa.Table) -> np.ndarray:
     """Tiles of each conversation's picture; 1 where there is no picture, so that conversations are bounded as well."""
     return np.maximum(rows["tiles"].fill_null(1).to_numpy(), 1)
 

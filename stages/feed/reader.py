@@ -52,19 +52,25 @@ class PackReader:
     """Random access to the samples of a run's shards. Safe to use from several threads.
 
     Args:
-        splits: which shards to open.
+        splits: which shards to open, when the first sample is asked for.
 
     Raises:
-        SluiceError: the shards are not written yet.
+        SluiceError: a sample is asked for, and the shards are not written yet.
     """
 
     def __init__(self, run: RunFolder, splits: Sequence[str] = SPLITS) -> None:
         self.run, self.folder = run, run.path("shards")
-        paths = [self.folder / f"{split}-{part:06d}.index.parquet" for split in splits for part in run.parts()]
+        self._splits = splits
+
+    @cached_property
+    def index(self) -> pa.Table:
+        """`schemas.tables.SHARD_INDEX` of all parts."""
+        parts = self.run.parts()
+        paths = [self.folder / f"{split}-{part:06d}.index.parquet" for split in self._splits for part in parts]
         missing = [path for path in paths if not path.exists()]
         if missing or not paths:
             raise SluiceError(f"{missing[0] if missing else self.folder} is not there: run the feed stage first")
-        self.index: pa.Table = pa.concat_tables([_index(path) for path in paths]).combine_chunks()
+        return pa.concat_tables([_index(path) for path in paths]).combine_chunks()
 
     def __len__(self) -> int:
         return len(self.index)

@@ -23,4 +23,10 @@ class FeedSettings(Settings):
         "several that each show the picture; a turn that is too long alone is dropped",
     )
     holdout: float = Field(0.02, ge=0, lt=1, description="share of kept samples held out for evaluation (split `val`)")
+    shards: bool = Field(
+        True,
+        description="write training shards; where false, only a stream can train, and held-out samples alone lie "
+        "in shards",
+    )
+    ahead: int = Field(4, ge=1, description="stream only: batches that are made ahead of each training worker")
     actors: int = Field(1, ge=1, description="Ray actors that tokenize and write shards")

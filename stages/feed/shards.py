@@ -16,11 +16,12 @@ from models.language import load_tokenizer
 from models.layout import PictureLayout
 from schemas.conversation import Conversation
 from schemas.tables import LENGTHS, SHARD_INDEX
-from schemas.vocabulary import Reason, State
+from schemas.vocabulary import Reason
 from stages.feed.settings import FeedSettings
 from stages.feed.split import Measured, split_turns
 from stages.graph import PartOutput, PartWork
 from stages.run_folder import RunFolder
+from stages.select.decisions import read_decisions
 from stages.select.masked import read_captions
 from stages.store import read_parquet
 from stages.tar import read_members, tar_bytes
@@ -40,7 +41,7 @@ class ShardWork(PartWork):
     """Writes one part's shards, their indexes, the lengths of its conversations, and what was dropped for length.
 
     Without a model the samples are fed as they are, each of length 1: what contrastive training reads. Samples without
-    a picture lie in the shards then, too, but are in no batch.
+    a picture lie in the shards then, too, but are in no batch. Without `feed.shards` only held-out samples lie in any.
     """
 
     stage = "feed"
@@ -53,6 +54,9 @@ class ShardWork(PartWork):
         self._tokenizer: Any = None
 
     def settings(self) -> Any:
+        return self._lengths_from() | ({} if self.feed.shards else {"shards": False})
+
+    def _lengths_from(self) -> dict[str, Any]:
         if self.model is None:
             return {"conversations": False}
         language = self.model.language.model_dump(mode="json", include=_TOKENIZER_KEYS)
@@ -63,11 +67,17 @@ class ShardWork(PartWork):
             **({"too_long": "split"} if self.feed.too_long == "split" else {}),
         }
 
+    def records(self, part: int, split: str) -> dict[str, dict[str, Any]]:
+        """Key -> what the part's shard of this split holds as JSON, made anew from what the shard is made from."""
+        splits = self._splits(part)
+        return {
+            key: record
+            for key, record in self._records(part, splits)[0].items()
+            if splits[record["sample_id"]] == split
+        }
+
     def compute(self, part: int) -> PartOutput:
-        decisions = read_parquet(
-            self.run.path("decisions.parquet"), filters=[("part", "=", part), ("state", "=", State.KEPT.value)]
-        )
-        splits = dict(zip(decisions["sample_id"].to_pylist(), decisions["split"].to_pylist(), strict=True))
+        splits = self._splits(part)
         records, lengths, dropped = self._records(part, splits)
         files: dict[str, Any] = {
             f"lengths/{part:05d}.parquet": pa.Table.from_pylist(lengths, LENGTHS),
@@ -80,11 +90,18 @@ class ShardWork(PartWork):
         for split in SPLITS:
             chosen = {key: record for key, record in records.items() if splits[record["sample_id"]] == split}
             name = f"{split}-{part:06d}"
+            counts[split] = len(chosen)
+            if split == "train" and not self.feed.shards:
+                continue
             shard, index = shard_bytes(f"{name}.tar", chosen, pictures)
             files[f"shards/{name}.tar"] = shard
             files[f"shards/{name}.index.parquet"] = index
-            counts[split] = len(chosen)
         return PartOutput(files, dict(counts))
+
+    def _splits(self, part: int) -> dict[str, str]:
+        """sample_id -> split, of the rows that select kept."""
+        kept = read_decisions(self.run, part, ["sample_id", "split"], kept=True)
+        return dict(zip(kept["sample_id"].to_pylist(), kept["split"].to_pylist(), strict=True))
 
     def _records(
         self, part: int, splits: dict[str, str]

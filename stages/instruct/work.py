@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from schemas.conversation import Conversation, Turn
 from schemas.tables import CONVERSATIONS, REJECTED
-from schemas.vocabulary import Reason, State
+from schemas.vocabulary import Reason
 from stages.graph import PartOutput, PartWork
 from stages.instruct.context import Context
 from stages.instruct.endpoint import AnswerStore, Endpoint
@@ -23,6 +23,7 @@ from stages.instruct.orders import find_order
 from stages.instruct.settings import InstructSettings
 from stages.instruct.writer import Commission, Writer, Written
 from stages.run_folder import RunFolder
+from stages.select.decisions import read_decisions
 from stages.select.masked import read_captions
 from stages.store import open_path, read_parquet
 
@@ -120,8 +121,7 @@ class InstructWork(PartWork):
 
     def contexts(self, part: int) -> list[Context]:
         """The contexts of the part's kept rows, in source order."""
-        here = [("part", "=", part), ("state", "=", State.KEPT.value)]
-        kept = set(read_parquet(self.run.path("decisions.parquet"), filters=here)["sample_id"].to_pylist())
+        kept = set(read_decisions(self.run, part, ["sample_id"], kept=True)["sample_id"].to_pylist())
         given = read_parquet(self.run.table_path("source", part), columns=["conversation", "text_only"])
         source = read_captions(self.run, part)
         source = pa.table([*source.columns, *given.columns], [*source.column_names, *given.column_names])

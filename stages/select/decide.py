@@ -143,29 +143,49 @@ def write_decisions(run: RunFolder, settings: SelectSettings, holdout: float, se
     inputs = run.map(lambda each: run.output_digest(*each), stages)
     if not parts or None in inputs:
         raise SluiceError("select: not every part is acquired and embedded yet; run those stages first")
-    sections: dict[str, Any] = {name: True for name in SelectSettings.model_fields if name not in ("clip", "models")}
-    asked = settings.model_dump(mode="json", include={**sections, "clip": {"keep"}})
-    key = work_key(Stage.SELECT, VERSION, [asked, content_of(settings), holdout, seed], inputs)
+    key = work_key(Stage.SELECT, VERSION, [asked_of(settings), content_of(settings), holdout, seed], inputs)
+    _forget_stream(run)
     if not run.is_done(Stage.SELECT, WHOLE, key):
         measured = measured_from(settings.rules, inputs[: 2 * len(parts)])
-        vectors, references = _vectors(run, parts, settings), read_references(run, settings)
+        vectors, references = read_vectors(run, parts, settings), read_references(run, settings)
         decided = decide(
-            _samples(run, parts, settings), vectors, settings, holdout, seed, references, read_known(run, measured),
-            read_sets(run, settings.decontaminate, settings.clip), _earlier(run, settings),
+            read_samples(run, parts, settings), vectors, settings, holdout, seed, references,
+            read_known(run, measured), read_sets(run, settings.decontaminate, settings.clip),
+            earlier_runs(run, settings),
         )  # fmt: skip
-        counts = _counts(decided.decisions)
-        text = json.dumps({"settings": asked, **_summary(decided), "counts": counts}, indent=1)
-        outputs = {
-            "decisions.parquet": decided.decisions,
-            "scores.parquet": decided.scores,
-            "masked.parquet": decided.masked,
-            "contamination.parquet": decided.contamination,
-            "select.json": text.encode(),
-        }
-        run.commit(Stage.SELECT, WHOLE, key, outputs, counts, version=VERSION, measured_from=measured)
+        commit_whole(run, key, settings, decided, measured_from=measured)
+    return tell(run)
+
+
+def commit_whole(run: RunFolder, key: str, settings: SelectSettings, decided: Decided, **more: Any) -> None:
+    """Commits what was decided of all rows; see `write_decisions`."""
+    counts = count_reasons(decided.decisions)
+    text = json.dumps({"settings": asked_of(settings), **_summary(decided), "counts": counts}, indent=1)
+    outputs = {
+        "decisions.parquet": decided.decisions,
+        "scores.parquet": decided.scores,
+        "masked.parquet": decided.masked,
+        "contamination.parquet": decided.contamination,
+        "select.json": text.encode(),
+    }
+    run.commit(Stage.SELECT, WHOLE, key, outputs, counts, version=VERSION, **more)
+
+
+def tell(run: RunFolder) -> dict[str, int]:
+    """The counts of `write_decisions`; says which threshold drops most of what reaches it.
+
+    Raises:
+        InputError: rows reached select, and it keeps none.
+    """
     counts = (run.manifest(Stage.SELECT, WHOLE) or {"counts": {}})["counts"]
     _tell(json.loads(run.path("select.json").read_text())["thresholds"], counts)
     return counts
+
+
+def asked_of(settings: SelectSettings) -> dict[str, Any]:
+    """The settings that decisions depend on, JSON-able; of models, their vectors say enough."""
+    sections: dict[str, Any] = {name: True for name in SelectSettings.model_fields if name not in ("clip", "models")}
+    return settings.model_dump(mode="json", include={**sections, "clip": {"keep"}})
 
 
 def _bad_vectors(rows: Candidates) -> np.ndarray:
@@ -186,7 +206,8 @@ def _bad_vectors(rows: Candidates) -> np.ndarray:
     return (place >= 0) & np.append(bad, False)[place]
 
 
-def _samples(run: RunFolder, parts: list[int], settings: SelectSettings) -> pa.Table:
+def read_samples(run: RunFolder, parts: list[int], settings: SelectSettings) -> pa.Table:
+    """The parts' samples with the columns that `decide` needs."""
     near = FINGERPRINT_COLUMNS if any(one.pictures for one in settings.decontaminate) else []
     columns = list(dict.fromkeys([*_SAMPLE_COLUMNS, *settings.dedup.columns(), *near]))
     samples = pa.concat_tables(_with_part(run.read_table("samples", [part], columns), part) for part in parts)
@@ -198,7 +219,8 @@ def _samples(run: RunFolder, parts: list[int], settings: SelectSettings) -> pa.T
     return samples.append_column("captions", source["captions"].take(place))
 
 
-def _vectors(run: RunFolder, parts: list[int], settings: SelectSettings) -> dict[str, pa.Table]:
+def read_vectors(run: RunFolder, parts: list[int], settings: SelectSettings) -> dict[str, pa.Table]:
+    """The parts' vectors, or scores alone where that is enough, by model as `decide` takes them."""
     scores = ["sample_id", "clip_score"]
     return {
         name: run.read_table(vectors_folder(name), parts, [*scores, "vector"] if whole else scores)
@@ -206,9 +228,19 @@ def _vectors(run: RunFolder, parts: list[int], settings: SelectSettings) -> dict
     }
 
 
-def _earlier(run: RunFolder, settings: SelectSettings) -> Earlier | None:
+def earlier_runs(run: RunFolder, settings: SelectSettings) -> Earlier | None:
+    """What the runs of `select.dedup.against` kept."""
     clip = None if settings.dedup.semantic is None else settings.clip
     return read_earlier(run, settings.dedup.against, settings.dedup.columns(), clip)
+
+
+def _forget_stream(run: RunFolder) -> None:
+    """Lets what a stream decided part by part no longer count: where it does, the stages after select read that."""
+    manifests = list(run.path("manifests", Stage.SELECT).glob("[0-9]*.json"))
+    if manifests:
+        log.warning("select: without --stream, this run is decided anew over all its parts at once")
+    for manifest in manifests:
+        manifest.unlink()
 
 
 def _tell(thresholds: list[dict[str, Any]], counts: dict[str, int]) -> None:
@@ -261,7 +293,8 @@ def _kept_in(decided: Decided) -> pa.ChunkedArray:
     return pc.and_(kept, pc.is_in(decided.decisions["sample_id"], decided.masked["sample_id"].combine_chunks()))
 
 
-def _counts(decisions: pa.Table) -> dict[str, int]:
+def count_reasons(decisions: pa.Table) -> dict[str, int]:
+    """`kept`, and rows by reason."""
     dropped = decisions["reason"].drop_null().value_counts().to_pylist()
     by_reason = {entry["values"]: entry["counts"] for entry in dropped}
     return {"kept": decisions["reason"].null_count, **dict(sorted(by_reason.items()))}

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from stages.run_folder import RunFolder
+from stages.select.decisions import select_file
 from stages.store import read_parquet
 
 _COLUMNS = ["sample_id", "caption", "captions"]
@@ -14,7 +15,7 @@ _COLUMNS = ["sample_id", "caption", "captions"]
 def read_captions(run: RunFolder, part: int) -> pa.Table:
     """`sample_id`, `caption` and `captions` of the part's source rows, in their order."""
     source = read_parquet(run.table_path("source", part), columns=_COLUMNS)
-    path = run.path("masked.parquet")
+    path = select_file(run, "masked", part)
     if not path.exists():
         return source
     masked = read_parquet(path, filters=pc.field("sample_id").isin(source["sample_id"].combine_chunks()))

@@ -77,7 +77,7 @@ def train_step(
     objective: Objective[Any],
     batches: Iterable[Batch | PairBatch],
     step: TrainStep,
-    total: int,
+    total: int | None,
     optimizer: torch.optim.Optimizer,
     progress: Progress,
     on_log: Callable[[dict[str, Any]], None],
@@ -92,7 +92,8 @@ def train_step(
 
     Args:
         batches: this rank's batches from optimizer step `progress.step` on.
-        total: optimizer steps of the whole training step, for the schedule.
+        total: optimizer steps of the whole training step, for the schedule; None where they are not known and the
+            schedule needs no number. Where `batches` end before, the step ends with them.
         progress: where to begin; updated in place.
         on_log: called on every rank with a line every `log_every` optimizer steps, after validations, and at the end.
         on_checkpoint: called on every rank every `checkpoint_every` optimizer steps, and where `keep_best` asks for it.
@@ -106,7 +107,9 @@ def train_step(
     rank = distributed.get_rank() if ranks else 0
     learning = [value for group in optimizer.param_groups for value in group["params"]]
     begun = time.monotonic()
-    for pieces in _optimizer_steps(batches):
+    steps = _optimizer_steps(batches)
+    pieces = next(steps, None)
+    while pieces is not None:
         # Dropout draws from the step's own seed, so that a resumed run needs no generator state.
         torch.manual_seed((seed * 1_000_003 + progress.step) * 1_009 + rank)
         optimizer.zero_grad()
@@ -116,7 +119,7 @@ def train_step(
                 value.grad = torch.zeros_like(value)
         if ranks:
             _sum_over_ranks([value for value in learning if not summed(value)], sums)
-        _set_rates(optimizer, step, progress.step, total)
+        _set_rates(optimizer, step, progress.step, total or 0)
         lengths = _clip(optimizer, step.clip_norm)
         # The one place in an optimizer step that waits for the device.
         (loss, packs, tokens, positions), gradients = sums.tolist(), _read(lengths)
@@ -131,7 +134,9 @@ def train_step(
         progress.tokens += int(tokens)
         progress.positions += int(positions)
         progress.seconds += time.monotonic() - begun
-        ended = progress.step == total
+        # Only the batches can say where a stream ends.
+        pieces = next(steps, None) if progress.step != total else None
+        ended = pieces is None
         losses = validate() if validate is not None and (ended or _is_due(progress.step, step.validate_every)) else None
         if losses is not None or ended or _is_due(progress.step, step.log_every):
             on_log(_line(progress, optimizer, total, gradients, losses))
@@ -218,7 +223,7 @@ def _is_due(done: int, every: int | None) -> bool:
 def _line(
     progress: Progress,
     optimizer: torch.optim.Optimizer,
-    total: int,
+    total: int | None,
     gradients: dict[str, float],
     losses: dict[str, float] | None,
 ) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def run_training(
     for number, step in enumerate(recipe.train):
         work = StepWork(run, recipe.model, recipe.train[: number + 1], recipe.seed)
         if not work.done():
-            _fit(work, recipe.ray, on_log or _to_log)
+            fit(work, recipe.ray, on_log)
         if on_step is not None:
             on_step(number + 1)
         manifest = run.manifest("train", step.name) or {"counts": {}}
@@ -84,7 +84,12 @@ def run_training(
     return counts
 
 
-def _fit(work: StepWork, ray_part: RayPart, on_log: OnLog) -> None:
+def fit(work: StepWork, ray_part: RayPart, on_log: OnLog | None = None, gpu_share: float = 1.0) -> None:
+    """Trains one step on Ray workers, each with a CPU and, where there are GPUs, a share of one.
+
+    Raises:
+        SluiceError: as `run_training` does.
+    """
     import torch
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -95,17 +100,22 @@ def _fit(work: StepWork, ray_part: RayPart, on_log: OnLog) -> None:
     place, system = arrow_place(storage)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"work": work.arguments(), "shard": ray_part.shard, "cwd": os.getcwd()},
+        train_loop_config={
+            "make": type(work).from_arguments,
+            "work": work.arguments(),
+            "shard": ray_part.shard,
+            "cwd": os.getcwd(),
+        },
         torch_config=TorchConfig(backend="nccl" if gpus else "gloo", timeout_s=_COLLECTIVE_TIMEOUT_S),
         scaling_config=ScalingConfig(
             num_workers=ray_part.train_workers,
             use_gpu=gpus,
-            resources_per_worker={"CPU": 1} | ({"GPU": 1} if gpus else {}),
+            resources_per_worker={"CPU": 1} | ({"GPU": gpu_share} if gpus else {}),
         ),
         run_config=RunConfig(name=work.step.name, storage_path=place, storage_filesystem=system),
     )
     try:
-        with _Watch(work.run, work.step.name, on_log):
+        with _Watch(work.run, work.step.name, on_log or _to_log):
             trainer.fit()
     except WorkerGroupError as error:
         raise _told(list(error.worker_failures.values()), work.step, ray_part) from error
@@ -141,7 +151,7 @@ def _worker(config: dict[str, Any]) -> None:
     context = ray.train.get_context()
     use_cores()
     keep_memory()
-    work, device = StepWork.from_arguments(config["work"]), ray.train.torch.get_device()
+    work, device = config["make"](config["work"]), ray.train.torch.get_device()
     work.train(context.get_world_rank(), context.get_world_size(), device, config["shard"])
 
 
@@ -178,4 +188,5 @@ class _Watch:
 
 def _to_log(name: str, line: dict[str, Any]) -> None:
     held_out = f", held out {line['validation'][ALL]:.4f}" if "validation" in line else ""
-    log.info("train %s: step %d of %d, loss %.4f%s", name, line["step"], line["steps"], line["loss"], held_out)
+    of = "" if line["steps"] is None else f" of {line['steps']}"
+    log.info("train %s: step %d%s, loss %.4f%s", name, line["step"], of, line["loss"], held_out)

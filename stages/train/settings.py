@@ -156,6 +156,12 @@ class TrainStep(Settings):
         """The parts that learn, with their rates."""
         return {part: _rate(given) for part, given in sorted(self.learn.items()) if _rate(given) > 0}
 
+    def needs_total(self) -> bool:
+        """Whether the rates depend on the number of optimizer steps."""
+        return self.schedule != "constant" or any(
+            self.warmup(part, 1) for part in self.learned() if not self.warmup(part, 0)
+        )
+
     def warmup(self, part: str, total: int) -> int:
         """Optimizer steps, of `total`, in which the rate of `part` rises."""
         given = self.learn[part]

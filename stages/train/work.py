@@ -19,7 +19,7 @@ from models.full import ModelSettings, VisionLanguageModel, build_model, save_we
 from schemas.errors import InputError, SluiceError
 from schemas.identity import digest
 from schemas.tables import PLAN
-from stages.feed.batches import LanguageCollate, PairCollate, Piece, PiecePlan, prefetch
+from stages.feed.batches import LanguageCollate, PairCollate, Piece, PiecePlan, Pieces
 from stages.feed.plan import plan_file
 from stages.feed.reader import PackReader
 from stages.run_folder import RunFolder, work_key
@@ -81,14 +81,18 @@ class StepWork:
 
     def key(self) -> str:
         """What the step's result depends on."""
+        fed = [self.run.output_digest("feed", part) for part in self.run.parts()]
+        plan = self.run.output_digest("plan", self.step.name)
+        return work_key(STAGE, VERSION, self._how(), [plan, *fed, *trained_digests(self.run, self.before)])
+
+    def _how(self) -> list[Any]:
+        """What of the recipe the result depends on."""
         how = self.step.model_dump(mode="json", exclude=_OF_NO_EFFECT)
         if self.step.objective == "language" and self.model is not None:
             model = [self.model.model_dump(mode="json"), *(tower.weights_digest() for tower in self.model.towers)]
         else:
             model = [ClipSettings(model=self.step.model, pretrained=self.step.pretrained).weights_digest()]
-        fed = [self.run.output_digest("feed", part) for part in self.run.parts()]
-        plan = self.run.output_digest("plan", self.step.name)
-        return work_key(STAGE, VERSION, [how, model, self.seed], [plan, *fed, *trained_digests(self.run, self.before)])
+        return [how, model, self.seed]
 
     def done(self) -> bool:
         """Whether the step is committed and still fits its inputs and settings."""
@@ -128,16 +132,15 @@ class StepWork:
 
     def _train(self, rank: int, world: int, device: torch.device, sharded: bool) -> None:
         step, key = self.step, self.key()
-        plan = self._plan()
-        pieces = PiecePlan(plan, step.global_packs, step.accumulation, rank, world, step.max_steps)
+        pieces = self._pieces(rank, world)
         make = self._contrastive if step.objective == "contrastive" else self._language
         objective, collate, held_out, save = make(pieces, device, rank, world, sharded)
         optimizer = make_optimizer(objective, step)
-        checkpoints = CheckpointFolder(self.folder / "state", key, step.keep)
+        checkpoints = CheckpointFolder(self.folder / "state", self._state_key(key), step.keep)
         if rank == 0:
             checkpoints.clear_others()
         progress = checkpoints.resume(objective, optimizer)
-        validation = Validation(self.run, step, plan, objective, held_out, self.seed, rank, world)
+        validate = self._validate(objective, held_out, rank, world)
         lines = StepLog(self.run, step.name, progress.step) if rank == 0 else None
 
         def on_log(line: dict[str, Any]) -> None:
@@ -148,8 +151,7 @@ class StepWork:
             if rank == 0 or sharded:
                 checkpoints.save(objective, optimizer, at, write=rank == 0)
 
-        batches = prefetch(pieces.pieces(progress.step), collate)
-        validate, total = validation.losses, pieces.steps
+        batches, total = pieces.batches(progress.step, collate), pieces.steps
         try:
             with checkpoints:
                 train_step(
@@ -167,8 +169,27 @@ class StepWork:
             made = [path for path in sorted(folder.rglob("*")) if path.is_file()]
             files = {f"checkpoints/{step.name}/{path.relative_to(folder)}": path for path in made}
             counts = {"steps": progress.step, "packs": progress.packs}
-            self.run.commit(STAGE, step.name, key, files, counts, version=VERSION)
+            self.run.commit(STAGE, step.name, self._final_key(key), files, counts, version=VERSION)
             shutil.rmtree(folder)
+
+    def _pieces(self, rank: int, world: int) -> Pieces:
+        """What this rank passes forward."""
+        step = self.step
+        return PiecePlan(self._plan(), step.global_packs, step.accumulation, rank, world, step.max_steps)
+
+    def _state_key(self, key: str) -> str:
+        """What a state on the way depends on; `key` is the step's when it begins."""
+        return key
+
+    def _final_key(self, key: str) -> str:
+        """What the result depends on, once it is there; `key` is the step's when it began."""
+        return key
+
+    def _validate(
+        self, objective: Objective[Any], collate: Callable[[], _Collate], rank: int, world: int
+    ) -> Callable[[], dict[str, float] | None]:
+        """What measures the loss on held-out conversations."""
+        return Validation(self.run, self.step, self._plan(), objective, collate, self.seed, rank, world).losses
 
     def _plan(self) -> pa.Table:
         path = self.run.path(plan_file(self.step.name))
@@ -178,14 +199,15 @@ class StepWork:
             raise SluiceError(f"{path} cannot be read as a plan; remove it and run the feed stage again") from error
 
     def _language(
-        self, pieces: PiecePlan, device: torch.device, rank: int, world: int, sharded: bool
+        self, pieces: Pieces, device: torch.device, rank: int, world: int, sharded: bool
     ) -> tuple[Objective[Any], _Collate, Callable[[], _Collate], _Save]:
         step, learn = self.step, self.step.learned()
         model, tokenizer, adapters = self._build()
         (model.vision if sharded else model).to(device)
         reader = PackReader(self.run, ["train"])
         features = None
-        if step.cache_features and "vision" not in learn and pieces.pictures() >= len(reader.pictured) > 0:
+        shown = pieces.pictures() if step.cache_features and "vision" not in learn else 0
+        if shown and shown >= len(reader.pictured) > 0:
             features = self._features(model, reader, rank, world)
         if sharded:
             shard(model, device)
@@ -240,7 +262,7 @@ class StepWork:
         return FeatureStore.build(path, model, reader, step.precision)
 
     def _contrastive(
-        self, pieces: PiecePlan, device: torch.device, rank: int, world: int, sharded: bool
+        self, pieces: Pieces, device: torch.device, rank: int, world: int, sharded: bool
     ) -> tuple[Objective[Any], _Collate, Callable[[], _Collate], _Save]:
         step = self.step
         if world > 1:

@@ -78,6 +78,50 @@ def test_every_part_passes_every_stage_though_a_process_dies(tmp_path):
     assert run.read_table("second")["part"].to_pylist() == [1, 2, 3, 4, 5, 6]
 
 
+class InOrder(PartWork):
+    """Notes in which order it is given parts."""
+
+    stage = "in_order"
+
+    def settings(self) -> None:
+        return None
+
+    def compute(self, part: int) -> PartOutput:
+        with open(self.run.path("order"), "a") as file:
+            file.write(f"{part} ")
+        return PartOutput({}, {})
+
+
+class Late(PartWork):
+    """Lets part 0 go last."""
+
+    stage = "late"
+
+    def __init__(self, run: RunFolder, parts: int) -> None:
+        super().__init__(run)
+        self.parts, self.others = parts, threading.Semaphore(0)
+
+    def settings(self) -> None:
+        return None
+
+    def compute(self, part: int) -> PartOutput:
+        if part > 0:
+            self.others.release()
+        for _ in range(self.parts - 1 if part == 0 else 0):
+            assert self.others.acquire(timeout=60)
+        return PartOutput({}, {})
+
+
+def test_a_place_in_order_begins_no_part_before_the_one_before_it(tmp_path):
+    run = RunFolder(tmp_path)
+    places = [
+        Place(lambda: Late(run, 5), num_cpus=0.5, parts_at_once=5),
+        Place(lambda: InOrder(run), num_cpus=0.5, in_order=True),
+    ]
+    assert list(run_parts(places, list(range(5)))) == list(range(5))
+    assert run.path("order").read_text().split() == ["0", "1", "2", "3", "4"]
+
+
 def test_an_actor_has_as_many_parts_under_way_as_its_place_says(tmp_path):
     run = RunFolder(tmp_path)
     places = [Place(lambda: First(run), num_cpus=0.5), Place(lambda: Second(run, 2), num_cpus=0.5, parts_at_once=2)]

@@ -79,7 +79,7 @@ def test_each_row_has_the_first_reason_that_befell_it(tmp_path: Path) -> None:
     assert [row["reason"] for row in rows] == ["bad_row", "http_4xx", "clip_score", "duplicate_exact", None,
                                                "no_conversation", "too_long", None]  # fmt: skip
     assert [row["stage"] for row in rows[:4]] == ["source", "acquire", "select", "select"]
-    assert rows[3]["duplicate_of"] == _id(4)
+    assert (rows[3]["duplicate_of"], rows[3]["dedup"], rows[4]["dedup"]) == (_id(4), "all", None)
     assert (rows[7]["shard"], rows[7]["shard_offset"], rows[7]["split"]) == ("train-000001.tar", 3584, "train")
     assert rows[5]["split"] is None
     assert (rows[1]["http_status"], rows[4]["width"], rows[4]["image_sha256"]) == (404, 14, "4")

@@ -30,7 +30,7 @@ def training(material: Material) -> list[dict[str, Any]] | None:
             "learn": step.learned(),
             "done": material.run.manifest(Stage.TRAIN, step.name) is not None,
             "steps": number[-1],
-            "of": lines[-1].get("steps", number[-1]),
+            "of": lines[-1].get("steps") or number[-1],
             "first": loss[0],
             "last": loss[-1],
             "tokens_per_s": float(np.mean([line.get("tokens_per_s", 0.0) for line in lines])),

@@ -47,8 +47,7 @@ def read_earlier(
     found = [_read(run, RunFolder(name), columns, clip) for name in names]
     if not found:
         return None
-    vectors = [part.vectors for part in found if part.vectors is not None]
-    return Earlier(pa.concat_tables([part.samples for part in found]), pa.concat_tables(vectors) if vectors else None)
+    return join_earlier(found)
 
 
 def earlier_digests(names: Sequence[str]) -> list[str | None]:
@@ -91,23 +90,32 @@ def _read(own: RunFolder, run: RunFolder, columns: Sequence[str], clip: ClipSett
     decisions = read_parquet(run.path("decisions.parquet"), columns=["sample_id", "part"], filters=kept)
     parts = run.parts()
 
-    def of_part(part: int) -> tuple[pa.Table, pa.Table | None]:
+    def of_part(part: int) -> Earlier:
         ids = decisions.filter(pc.equal(decisions["part"], part))["sample_id"].combine_chunks()
-        samples = _rows(run.read_table("samples", [part], ["sample_id", *{"phash", *columns}]), ids)
-        samples = samples.filter(pc.is_valid(samples["phash"]))  # what is about no picture is like none
-        ids = samples["sample_id"].combine_chunks()
-        if clip is None:
-            return samples, None
-        return samples, _rows(run.read_table("vectors", [part], ["sample_id", "vector"]), ids).select(["vector"])
+        return read_kept(run, part, ids, columns, with_vectors=clip is not None)
 
     try:
-        tables = run.map(of_part, parts)
+        return join_earlier(run.map(of_part, parts))
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise InputError(
             f"{_KEY}: {run.root} lacks what this run compares: {error}; start that run again with this Sluice"
         ) from error
-    vectors = [table for _, table in tables if table is not None]
-    return Earlier(pa.concat_tables([table for table, _ in tables]), pa.concat_tables(vectors) if vectors else None)
+
+
+def read_kept(run: RunFolder, part: int, ids: pa.Array, columns: Sequence[str], with_vectors: bool) -> Earlier:
+    """Of the samples `ids` of a part those with a picture, in their order, with `columns`."""
+    samples = _rows(run.read_table("samples", [part], ["sample_id", *{"phash", *columns}]), ids)
+    samples = samples.filter(pc.is_valid(samples["phash"]))  # what is about no picture is like none
+    if not with_vectors:
+        return Earlier(samples, None)
+    vectors = run.read_table("vectors", [part], ["sample_id", "vector"])
+    return Earlier(samples, _rows(vectors, samples["sample_id"].combine_chunks()).select(["vector"]))
+
+
+def join_earlier(found: Sequence[Earlier]) -> Earlier:
+    """One after the other; at least one."""
+    vectors = [one.vectors for one in found if one.vectors is not None]
+    return Earlier(pa.concat_tables([one.samples for one in found]), pa.concat_tables(vectors) if vectors else None)
 
 
 def _rows(table: pa.Table, ids: pa.Array) -> pa.Table:

@@ -28,9 +28,10 @@ Pairs = tuple[np.ndarray, np.ndarray]
 def semantic_duplicates(vectors: np.ndarray, min_cosine: float, link: Link = "to_kept", settled: int = 0) -> np.ndarray:
     """For each row the place of the row that is kept in its stead; -1 where the row itself is kept.
 
-    Two rows are near each other if their cosine is at least `min_cosine`, computed in float32. Up to `FLAT_LIMIT` rows
-    each is compared with each. Beyond, it is compared within overlapping k-means clusters (SemDeDup, Abbas et al.
-    2023, section 3; see `stages.select.dedup.clusters`), and a pair that shares no cluster is missed. The result
+    Two rows are near each other if their cosine is at least `min_cosine`, computed in float32. Up to `FLAT_LIMIT` rows,
+    and where few rows come to many settled ones, each is compared with each. Beyond, it is compared within overlapping
+    k-means clusters (SemDeDup, Abbas et al. 2023, section 3; see `stages.select.dedup.clusters`), and a pair that
+    shares no cluster is missed. The result
     depends on the rows in their order alone. Runs on the GPU where torch has one.
 
     Args:
@@ -49,7 +50,7 @@ def semantic_duplicates(vectors: np.ndarray, min_cosine: float, link: Link = "to
     first, length = _look_over(vectors, settled if link == "single" else 0)
     # Rows with one vector have the same neighbours, so the first of them stands for all.
     stands = (first == places) & (length > 0)
-    near = _Near(vectors, length, min_cosine, _clusters(vectors, np.flatnonzero(stands), min_cosine))
+    near = _Near(vectors, length, min_cosine, _clusters(vectors, np.flatnonzero(stands), min_cosine, settled))
     if link == "single":
         found = _single(near, stands, settled)
     else:
@@ -218,8 +219,9 @@ def _take_nearest(
     keeper[rows[nearer]], best[rows[nearer]] = earlier[nearer], cosine[nearer]
 
 
-def _clusters(vectors: np.ndarray, rows: np.ndarray, min_cosine: float) -> Clusters:
-    if len(rows) <= FLAT_LIMIT:
+def _clusters(vectors: np.ndarray, rows: np.ndarray, min_cosine: float, settled: int) -> Clusters:
+    compared = len(rows) - int(np.searchsorted(rows, settled))
+    if len(rows) * compared <= FLAT_LIMIT**2:
         return one_cluster(rows)
     centres = learn_centres(vectors, rows)
     # Centres as near each other as duplicates would cut a crowd of duplicates to pieces.

@@ -22,6 +22,8 @@ class Rule(ABC):
         version: raised when it measures otherwise.
         measure: the column of `scores.parquet` that it stands on; rules that measure the same share it.
         keeps: `at_least`: what measures less than the limit is dropped; `at_most`: what measures more.
+        needs_all_rows: where a row's measure depends on other rows: what a stream, which has not seen them all, can ask
+            instead.
     """
 
     name: ClassVar[str]
@@ -30,6 +32,7 @@ class Rule(ABC):
     version: ClassVar[int] = 1
     measure: ClassVar[str]
     keeps: ClassVar[Keeps]
+    needs_all_rows: ClassVar[str | None] = None
 
     @staticmethod
     @abstractmethod

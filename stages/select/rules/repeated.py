@@ -20,6 +20,7 @@ class MaxCaptionRepeats(Rule):
     )
     measure = "caption_repeats"
     keeps = "at_most"
+    needs_all_rows = "give select.rules.boilerplate: true, which knows the usual ones"
 
     @staticmethod
     def measured(samples: pa.Table, limit: int) -> pa.Array:

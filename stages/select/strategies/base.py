@@ -59,6 +59,10 @@ class Strategy(Settings, ABC):
         """
         return None
 
+    def needs_all_rows(self) -> str | None:
+        """Where a row's fate depends on other rows: what a stream, which has not seen them all, can ask instead."""
+        return None
+
     def written(self) -> Any:
         """What stands in a recipe behind its name; None where the bare name does."""
         return self.model_dump(mode="json", exclude_none=True) or None

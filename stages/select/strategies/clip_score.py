@@ -33,3 +33,6 @@ class ClipScore(Strategy, KeepSettings):
 
     def model_name(self) -> str:
         return self.model or ""
+
+    def needs_all_rows(self) -> str | None:
+        return None if self.top is None else "give clip_score: {min: COSINE}"

@@ -48,6 +48,9 @@ class ImageBased(Strategy):
     def reads_vectors(self) -> bool:
         return True
 
+    def needs_all_rows(self) -> str:
+        return "its clusters are those of all pictures; give clip_score: {min: COSINE} or text_based"
+
     def reference_pictures(self) -> str:
         return self.reference
 

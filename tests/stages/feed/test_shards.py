@@ -183,7 +183,7 @@ def test_the_plan_is_written_once_and_again_when_its_settings_change(run):
 
 def test_missing_and_cut_shards_are_named(run, tmp_path, model):
     with pytest.raises(SluiceError, match="feed stage"):
-        PackReader(make_run(tmp_path))
+        len(PackReader(make_run(tmp_path)))
     feed_all(make_run(tmp_path), model)
     cut = make_run(tmp_path).path("shards", "train-000000.tar")
     cut.write_bytes(cut.read_bytes()[:700])

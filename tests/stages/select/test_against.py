@@ -24,7 +24,7 @@ def _settings(**dedup) -> SelectSettings:
     return SelectSettings.model_validate({"dedup": DEDUP | dedup})
 
 
-def make_run(folder: Path, seed: int, count: int, cut: int | None = None, **changes) -> RunFolder:
+def make_run(folder: Path, seed: int, count: int, cut: int | list[int] | None = None, **changes) -> RunFolder:
     """A run that is acquired and embedded. `changes`: column -> {row: value}; "vector" among them."""
     rng = np.random.default_rng(seed)
     vectors = rng.normal(size=(count, DIM))
@@ -45,7 +45,7 @@ def make_run(folder: Path, seed: int, count: int, cut: int | None = None, **chan
         )  # fmt: skip
     run = RunFolder(folder)
     work = EmbedWork(run, ClipSettings())
-    edges = [0, count] if cut is None else [0, cut, count]
+    edges = [0, *([] if cut is None else [cut] if isinstance(cut, int) else cut), count]
     for part, (begin, end) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
         samples = pa.Table.from_pylist(rows[begin:end], SAMPLES)
         captions = pa.array([[caption] for caption in samples["caption"].to_pylist()], pa.list_(pa.string()))
