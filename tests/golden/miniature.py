@@ -73,7 +73,7 @@ def miniature(recipe: Recipe, folder: Path) -> Recipe:
         path = folder / f"{name}.json"
         path.write_text(json.dumps({"embed_dim": 32, "vision_cfg": vision, "text_cfg": _TEXT}))
         open_clip.add_model_config(path)
-    data["feed"] |= {"tokens_per_pack": 768, "pictures_per_pack": 8}
+    data["feed"] |= {"tokens_per_pack": 768, "pictures_per_pack": 40}
     if recipe.model is not None:
         make_tokenizer(folder, None, _WORDS)
         vision = data["model"]["vision"]
