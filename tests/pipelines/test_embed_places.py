@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.line import _embed_places
+from pipelines.line import embed_places
 from stages.embed import EmbedWork
 from stages.run_folder import RunFolder
 from stages.select import SelectSettings
@@ -14,7 +14,7 @@ SELECT = SelectSettings.model_validate({"models": {"second": {"batch_size": 7}, 
 
 
 def test_every_model_has_a_place_and_all_of_them_hold_no_more_than_one_would(tmp_path: Path) -> None:
-    places = _embed_places(RunFolder(tmp_path), SELECT)
+    places = embed_places(RunFolder(tmp_path), SELECT)
     works = [place.make() for place in places]
     assert [work.stage for work in works] == ["embed", "embed-second", "embed-third"]
     assert [work.clip.batch_size for work in works if isinstance(work, EmbedWork)] == [128, 7, 128]
@@ -27,4 +27,4 @@ def test_actors_share_the_gpus_that_there_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, share: float
 ) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    assert {place.num_gpus for place in _embed_places(RunFolder(tmp_path), SELECT)} == {share}
+    assert {place.num_gpus for place in embed_places(RunFolder(tmp_path), SELECT)} == {share}
