@@ -162,8 +162,11 @@ def test_nothing_is_put_where_the_making_failed(buckets: Path) -> None:
 class _Objective:
     """One weight that learns."""
 
+    sharded = False
+
     def __init__(self, value: float) -> None:
         self.weight = torch.nn.Parameter(torch.full((2, 3), value))
+        self.parts = {"connector": torch.nn.ParameterDict({"weight": self.weight})}
 
     def parameters(self) -> dict[str, dict[str, torch.Tensor]]:
         return {"connector": {"weight": self.weight}}

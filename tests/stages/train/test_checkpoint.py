@@ -42,8 +42,11 @@ STEP = TrainStep(
 class OneWeight:
     """An objective with one matrix that learns."""
 
+    sharded = False
+
     def __init__(self, size: int = 3) -> None:
         self.weight = nn.Parameter(torch.zeros(2, size))
+        self.parts = {"connector": nn.ParameterDict({"weight": self.weight})}
 
     def parameters(self) -> dict[str, dict[str, nn.Parameter]]:
         return {"connector": {"weight": self.weight}}
