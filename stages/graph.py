@@ -18,12 +18,13 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from schemas.errors import SluiceError
+from schemas.identity import digest
 from stages.run_folder import RunFolder, work_key
 
 log = logging.getLogger("sluice")
 
 #: How often an actor whose process died is started again, and a part of it tried again.
-_MOST_CRASHES = 3
+MOST_CRASHES = 3
 
 
 @dataclass
@@ -64,6 +65,11 @@ class PartWork(ABC):
             self.run.output_digest(stage, part) or self.run.output_digest(stage, "all") for stage in self.upstream
         ]
         return work_key(self.stage, self.version, self.settings(), inputs)
+
+    def before(self, part: int) -> str:
+        """A digest of what this stage made of the part before, whose key stands for all parts before that one."""
+        found = self.run.manifest(self.stage, part - 1) or {"key": None, "outputs": None}
+        return digest([found["key"], found["outputs"]])
 
     def done(self, part: int) -> bool:
         """Whether the part is committed and still fits its inputs and settings."""
@@ -121,8 +127,8 @@ class _Pool:
             num_cpus=place.num_cpus,
             num_gpus=place.num_gpus,
             max_concurrency=place.parts_at_once,
-            max_restarts=_MOST_CRASHES,
-            max_task_retries=_MOST_CRASHES,
+            max_restarts=MOST_CRASHES,
+            max_task_retries=MOST_CRASHES,
         )
         self.actors: list[Any] = [made.remote(place.make) for _ in range(min(place.actors, len(parts)))]
         self.free = [place.parts_at_once] * len(self.actors)
@@ -165,11 +171,7 @@ def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
                 return
             (ended, *_), _ = ray.wait(list(running))
             level, actor, part = running.pop(ended)
-            try:
-                ray.get(ended)
-            except ray.exceptions.RayTaskError as error:
-                # Ray's own words around a stage's message are a traceback of its worker.
-                raise error.cause if isinstance(error.cause, SluiceError) else error from None
+            result_of(ended)
             pools[level].free[actor] += 1
             if level + 1 < len(pools):
                 heapq.heappush(pools[level + 1].waiting, part)
@@ -180,6 +182,21 @@ def run_parts(places: list[Place], parts: list[int]) -> Iterator[int]:
         running.clear()
         for pool in pools:
             pool.actors.clear()
+
+
+def result_of(reference: Any) -> Any:
+    """What a task on Ray came to.
+
+    Raises:
+        SluiceError: as the task raised it, for Ray's own words around its message are a traceback of its worker. Any
+            other error, as Ray reports it.
+    """
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, SluiceError) else error from None
 
 
 def count_over_parts(run: RunFolder, stage: str, parts: list[int]) -> Mapping[str, int]:

@@ -173,19 +173,30 @@ def write_plan(run: RunFolder, step: TrainStep, settings: FeedSettings, seed: in
         lengths = run.read_table("lengths", run.parts())
         table, mixture = _plan(lengths, step, settings, seed)
         fill = 1.0 if step.objective == "contrastive" else fill_rate(table, settings.tokens_per_pack)
-        counts = {
-            "packs": pc.count_distinct(table["pack"]).as_py(),
-            "conversations": len(table),
-            "tokens": pc.sum(table["length"]).as_py(),
-        }
+        counts = plan_counts(table)
         more = {"fill": fill, "mixture": mixture}
         run.commit(STAGE, step.name, key, {plan_file(step.name): table}, counts, version=VERSION, **more)
         for line in ran_out(run, step.name):
             log.info("plan %s: %s", step.name, line)
-    manifest = run.manifest(STAGE, step.name)
+    return planned(run, step.name)
+
+
+def planned(run: RunFolder, step_name: str) -> dict[str, float]:
+    """What `write_plan` returns of a step whose plan is committed.
+
+    Raises:
+        SluiceError: it is not.
+    """
+    manifest = run.manifest(STAGE, step_name)
     if manifest is None:
-        raise SluiceError(f"the plan of step '{step.name}' vanished from {run.path('manifests')}: start the run again")
+        raise SluiceError(f"the plan of step '{step_name}' vanished from {run.path('manifests')}: start the run again")
     return {**manifest["counts"], "fill": manifest["fill"]}
+
+
+def plan_counts(plan: pa.Table) -> dict[str, int]:
+    """`packs`, `conversations` and `tokens` of rows of `schemas.tables.PLAN`."""
+    packs, tokens = pc.count_distinct(plan["pack"]).as_py(), pc.sum(plan["length"]).as_py() or 0
+    return {"packs": packs, "conversations": len(plan), "tokens": tokens}
 
 
 def ran_out(run: RunFolder, step_name: str) -> list[str]:

@@ -13,10 +13,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from schemas.errors import SluiceError
-from schemas.identity import digest
 from schemas.tables import LENGTHS, PLAN
 from stages.feed.fill import fill_packs
-from stages.feed.plan import STAGE, chosen_rows, fill_rate, pack_table, plan_file, plan_packs, tiles_of, training_rows
+from stages.feed.plan import (
+    STAGE,
+    chosen_rows,
+    fill_rate,
+    pack_table,
+    plan_counts,
+    plan_file,
+    plan_packs,
+    planned,
+    tiles_of,
+    training_rows,
+)
 from stages.feed.settings import FeedSettings
 from stages.graph import PartOutput, PartWork
 from stages.run_folder import RunFolder, work_key
@@ -79,9 +89,7 @@ class StreamPlanWork(PartWork):
     def key(self, part: int) -> str:
         inputs = [self.run.output_digest("feed", part)]
         if part > 0:
-            # The key of the part before stands for all parts before that one.
-            before = self.run.manifest(self.stage, part - 1) or {"key": None, "outputs": None}
-            inputs.append(digest([before["key"], before["outputs"]]))
+            inputs.append(self.before(part))
         return work_key(self.stage, self.version, [self.settings(), part == self._last], inputs)
 
     def compute(self, part: int) -> PartOutput:
@@ -97,10 +105,9 @@ class StreamPlanWork(PartWork):
             chosen_rows(self.run.read_table("lengths", self.run.parts()), step.kinds)  # says what is there instead
         if last and step.epochs > 1:
             plan = pa.concat_tables([plan, self._later_epochs(packs)])
-            packs = pc.count_distinct(plan["pack"]).as_py()
+        counts = plan_counts(plan)
         plan = plan.set_column(0, "pack", pc.add(plan["pack"], begin))
-        counts = {"packs": packs, "conversations": len(plan), "tokens": pc.sum(plan["length"]).as_py() or 0,
-                  "end": begin + packs}  # fmt: skip
+        counts["end"] = begin + counts["packs"]
         return PartOutput({stream_file(step.name, part): plan, _left_file(step.name, part): left}, counts)
 
     def _later_epochs(self, begin: int) -> pa.Table:
@@ -123,19 +130,16 @@ def write_stream_plan(run: RunFolder, step: TrainStep, settings: FeedSettings) -
     """
     parts = run.parts()
     stage = _stage(step.name)
-    planned = [run.output_digest(stage, part) for part in parts]
-    if None in planned:
-        raise SluiceError(f"plan: part {planned.index(None)} is not planned yet; run the stream to its end first")
-    key = work_key(STAGE, VERSION, "stream", planned)
+    digests = [run.output_digest(stage, part) for part in parts]
+    if None in digests:
+        raise SluiceError(f"plan: part {digests.index(None)} is not planned yet; run the stream to its end first")
+    key = work_key(STAGE, VERSION, "stream", digests)
     if not run.is_done(STAGE, step.name, key):
         tables = [read_parquet(run.path(stream_file(step.name, part))) for part in parts]
         table = pa.concat_tables(tables).select(PLAN.names)
-        counts = {"packs": pc.count_distinct(table["pack"]).as_py(), "conversations": len(table),
-                  "tokens": pc.sum(table["length"]).as_py()}  # fmt: skip
         fill = fill_rate(table, settings.tokens_per_pack)
-        run.commit(STAGE, step.name, key, {plan_file(step.name): table}, counts, version=VERSION, fill=fill)
-    manifest = run.manifest(STAGE, step.name) or {"counts": {}, "fill": 0}
-    return {**manifest["counts"], "fill": manifest["fill"]}
+        run.commit(STAGE, step.name, key, {plan_file(step.name): table}, plan_counts(table), version=VERSION, fill=fill)
+    return planned(run, step.name)
 
 
 def stream_file(step_name: str, part: int) -> str:

@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any
 
 from schemas.errors import InputError, SluiceError
-from schemas.identity import digest
 from schemas.tables import MASKED
 from schemas.vocabulary import DedupRule, Stage
 from stages.embed import embed_stage
@@ -76,9 +75,7 @@ class SelectWork(PartWork):
         embedded = [embed_stage(name) for name in models_of(self.select)]
         inputs = [self.run.output_digest(stage, part) for stage in (Stage.SOURCE, Stage.ACQUIRE, *embedded)]
         if part > 0:
-            # The key of the part before stands for all parts before that one.
-            before = self.run.manifest(self.stage, part - 1) or {"key": None, "outputs": None}
-            inputs.append(digest([before["key"], before["outputs"]]))
+            inputs.append(self.before(part))
         return work_key(self.stage, self.version, self.settings(), inputs)
 
     def compute(self, part: int) -> PartOutput:

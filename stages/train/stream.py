@@ -20,14 +20,12 @@ from stages.feed.batches import Batch, Piece, PiecePlan, Pieces
 from stages.feed.settings import FeedSettings
 from stages.feed.stream_batches import BatchMaker, GrowingPieces, ahead_of
 from stages.feed.stream_plan import stream_file
+from stages.graph import MOST_CRASHES, result_of
 from stages.run_folder import RunFolder, work_key
 from stages.store import read_parquet
 from stages.train.objectives import Objective
 from stages.train.settings import TrainStep
 from stages.train.work import STAGE, VERSION, StepWork
-
-#: How often a batch maker whose process died is started again, and a batch asked for again.
-_MOST_CRASHES = 3
 
 
 class StreamStepWork(StepWork):
@@ -100,7 +98,7 @@ class Feeding:
         import ray
 
         maker = ray.remote(BatchMaker).options(
-            num_cpus=num_cpus, max_restarts=_MOST_CRASHES, max_task_retries=_MOST_CRASHES
+            num_cpus=num_cpus, max_restarts=MOST_CRASHES, max_task_retries=MOST_CRASHES
         )
         news = ray.remote(_News).options(num_cpus=0).remote()
         return cls(news, [maker.remote(run, feed, model) for _ in range(feed.actors)], feed.ahead)
@@ -115,7 +113,7 @@ class Feeding:
 
     def parts(self, seen: int, wait: bool) -> int:
         """Number of parts that are planned; waits, where told so, until that is more than `seen` or none follows."""
-        return _get(self.news.parts.remote(seen, wait))
+        return result_of(self.news.parts.remote(seen, wait))
 
     def wait_for_end(self) -> None:
         """Waits until all data has come.
@@ -123,7 +121,7 @@ class Feeding:
         Raises:
             SluiceError: the stages before training failed.
         """
-        _get(self.news.wait_for_end.remote())
+        result_of(self.news.wait_for_end.remote())
 
 
 class _StreamedPieces:
@@ -157,7 +155,7 @@ class _StreamedPieces:
             asked += 1
             return makers[asked % len(makers)].make.remote(piece)
 
-        return ahead_of(pieces.next, submit, _get, self._feeding.ahead)
+        return ahead_of(pieces.next, submit, result_of, self._feeding.ahead)
 
     def _more(self, wait: bool) -> pa.Table | None:
         if self._seen == self._known:
@@ -200,13 +198,3 @@ class _News:
     def _check(self) -> None:
         if self._failed:
             raise SluiceError("the stages before training failed")
-
-
-def _get(reference: Any) -> Any:
-    """What Ray has there; an actor's own error as its message."""
-    import ray
-
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, SluiceError) else error from None
