@@ -6,6 +6,7 @@ from functools import partial
 
 from rich.console import Console
 
+from models.full import picture_layout
 from pipelines.cost import cost_lines, endpoint_cost
 from pipelines.recipe import Recipe, to_yaml
 from pipelines.stream import check_staged, check_streams
@@ -22,7 +23,8 @@ def describe(recipe: Recipe, out: Console, stream: bool = False) -> None:
         stream: whether the run is to stream.
 
     Raises:
-        InputError: it cannot run that way; the source is missing, unreadable, or lacks a column that the recipe names.
+        InputError: it cannot run that way; the source is missing, unreadable, or lacks a column that the recipe names;
+            tiling, towers and connector do not fit together.
     """
     check_streams(recipe) if stream else check_staged(recipe)
     first = next(read_source(recipe.source))
@@ -31,6 +33,7 @@ def describe(recipe: Recipe, out: Console, stream: bool = False) -> None:
     rows = count_rows(recipe.source) or 0
     parts = -(-rows // recipe.source.rows_per_part) if rows else 0
     size_gb = rows * recipe.acquire.size**2 * _BYTES_PER_PIXEL / 1e9
+    layout = None if recipe.model is None else picture_layout(recipe.model)
     contact = type(recipe.acquire).model_fields["contact"].default
     say = partial(out.print, highlight=False, markup=False, soft_wrap=True)
     say(to_yaml(recipe))
@@ -41,6 +44,12 @@ def describe(recipe: Recipe, out: Console, stream: bool = False) -> None:
         f"{rows:,} rows in {parts} parts of {recipe.source.rows_per_part:,}; "
         f"at most {2 * size_gb:.2f} GB of pictures (samples and shards)"
     )
+    if layout is not None:
+        side = recipe.acquire.size
+        say(
+            f"a picture of {side} x {side} pixels is {layout.tiles(side, side)} tiles and {layout.tokens(side, side)} "
+            f"tokens; a pack has {recipe.feed.tokens_per_pack}"
+        )
     where = recipe.ray.address or f"local, {recipe.ray.num_cpus} logical CPUs"
     say(f"Ray: {where}; {recipe.ray.train_workers} training workers")
     cost = endpoint_cost(recipe.instruct, rows or 1000, first)

@@ -5,11 +5,8 @@ To add one, add a file here with one subclass of `Connector`; its name in a reci
 
 from __future__ import annotations
 
-import difflib
-
 from models.connectors.base import Connector, Widths
-from schemas.by_file import class_in, names_in
-from schemas.errors import InputError
+from schemas.by_file import find_class, names_in
 
 __all__ = ["Connector", "Widths", "connector_class", "connector_names"]
 
@@ -25,8 +22,5 @@ def connector_class(name: str) -> type[Connector]:
     Raises:
         InputError: there is none.
     """
-    if name not in connector_names():
-        near = difflib.get_close_matches(name, connector_names(), n=1)
-        hint = f"did you mean '{near[0]}'? " if near else ""
-        raise InputError(f"model.connector: '{name}' is not known; {hint}known: {', '.join(connector_names())}")
-    return class_in(__name__, name, Connector)
+    found: type[Connector] = find_class("connector", name, connector_names(), __name__, Connector)
+    return found

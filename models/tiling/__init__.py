@@ -9,13 +9,13 @@ a bare name, or the name with what it takes:
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
 from models.tiling.base import NEWLINE, Tiling
-from schemas.by_file import class_in, names_in
+from schemas.by_file import find_class, names_in
+from schemas.errors import InputError
 from schemas.settings import explain
 
 __all__ = ["NEWLINE", "Tiling", "TilingSetting", "tiling_names"]
@@ -34,13 +34,11 @@ def _parse(value: Any) -> Any:
     if not isinstance(given, dict) or "name" not in given:
         raise ValueError(f"give one of {', '.join(tiling_names())}, or a mapping with that as its 'name'")
     name = given["name"]
-    if name not in tiling_names():
-        near = difflib.get_close_matches(str(name), tiling_names(), n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"tilings: {', '.join(tiling_names())}"
-        raise ValueError(f"there is no tiling '{name}'; {hint}")
-    found = class_in(__name__, name, Tiling)
     try:
+        found = find_class("tiling", name, tiling_names(), __name__, Tiling)
         return found.model_validate({key: inside for key, inside in given.items() if key != "name"})
+    except InputError as error:
+        raise ValueError(str(error)) from None
     except ValidationError as error:
         raise ValueError(str(explain(error, found, name))) from None
 

@@ -5,8 +5,7 @@ Each sort of picture is one class in one file, found by the file's name; see `st
 
 from __future__ import annotations
 
-from schemas.by_file import class_in, names_in
-from schemas.errors import InputError
+from schemas.by_file import find_class, names_in
 from stages.render.base import Drawn, Renderer
 
 __all__ = ["Drawn", "Renderer", "find_renderer", "renderer_names"]
@@ -23,6 +22,5 @@ def find_renderer(name: str) -> type[Renderer]:
     Raises:
         InputError: there is no such sort.
     """
-    if name not in renderer_names():
-        raise InputError(f"there are no rendered pictures of sort '{name}'; there are: {', '.join(renderer_names())}")
-    return class_in(__name__, name, Renderer)
+    found: type[Renderer] = find_class("rendered picture", name, renderer_names(), __name__, Renderer)
+    return found

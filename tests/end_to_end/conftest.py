@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -98,24 +100,66 @@ def recipe(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sluice(tmp_path_factory: pytest.TempPathFactory) -> Sluice:
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prefect server. Runs that use it need not wait until one of their own is up."""
+    home = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_for(f"http://127.0.0.1:{port}/api/health", process)
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+@pytest.fixture(scope="session")
+def sluice(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Sluice:
     """Runs the command as a user would; returns what came out."""
     home = tmp_path_factory.mktemp("home")
 
     def run(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
-        ran = subprocess.run(command, cwd=ROOT, env=environment(home), capture_output=True, text=True, check=False)
-        if check:
-            assert ran.returncode == 0, f"{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
-        return ran
+        return _run({**environment(home), "PREFECT_API_URL": prefect_server}, *arguments, check=check)
 
     return run
 
 
+def _run(variables: dict[str, str], *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+    ran = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    if check:
+        assert ran.returncode == 0, f"{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
+    return ran
+
+
 @pytest.fixture(scope="session")
-def finished(sluice: Sluice, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was never disturbed; what it printed lies in `printed.json` beside it."""
+def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never disturbed, with a Prefect of its own; `reference.json` beside it holds what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "reference"
-    ran = sluice("run", recipe, "--run-dir", folder)
+    ran = _run(environment(folder.parent), "run", recipe, "--run-dir", folder)
     folder.with_suffix(".json").write_text(json.dumps({"out": ran.stdout, "err": ran.stderr}))
     return folder
+
+
+def kill_when(ready: str, run: Path, variables: dict[str, str], *arguments: object) -> None:
+    """Starts a command and kills it with SIGKILL as soon as a path of the run folder that matches `ready` is there."""
+    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+    process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
+    end = time.monotonic() + 600
+    try:
+        while not any(run.glob(ready)):
+            assert process.poll() is None, f"the run ended before {ready} was there"
+            assert time.monotonic() < end, f"{ready} never came"
+            time.sleep(0.01)
+    finally:
+        process.kill()
+        process.wait()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # what it had started

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
+import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +19,7 @@ from schemas.identity import digest_file
 from schemas.tables import LEDGER
 from stages.run_folder import RunFolder
 from stages.tar import read_members
-from tests.end_to_end.conftest import ROOT, SCENES, Sluice, environment
+from tests.end_to_end.conftest import SCENES, Sluice, environment, kill_when
 from tests.models.test_export import STRANGER
 
 
@@ -125,29 +122,14 @@ def test_another_run_with_three_download_actors_gives_the_same_bytes(
     assert digest_file(again / "decisions.parquet") == digest_file(finished / "decisions.parquet")
 
 
-def _kill_when(recipe: Path, run: Path, home: Path, ready: str) -> None:
-    """Starts the run and kills the driver with SIGKILL as soon as a path that matches `ready` is there."""
-    command = [sys.executable, "-m", "pipelines.cli", "run", str(recipe), "--run-dir", str(run)]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
-    end = time.monotonic() + 240
-    while not any(run.glob(ready)):
-        assert process.poll() is None, f"the run ended before {ready} was there"
-        assert time.monotonic() < end, f"{ready} never came"
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # Prefect's own server outlives its driver
-
-
 @pytest.mark.slow
 def test_killed_in_three_stages_and_started_again_it_ends_the_same(
-    finished: Path, sluice: Sluice, recipe: Path, tmp_path: Path
+    finished: Path, sluice: Sluice, prefect_server: str, recipe: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "killed"
+    variables = {**environment(tmp_path), "PREFECT_API_URL": prefect_server}
     for ready in ("manifests/acquire/*.json", "manifests/instruct/*.json", "checkpoints/instruct/state/*"):
-        _kill_when(recipe, run, tmp_path, ready)
+        kill_when(ready, run, variables, "run", recipe, "--run-dir", run)
     assert not (run / "checkpoints/instruct/final.safetensors").exists()
     sluice("run", recipe, "--run-dir", run)
     assert _digests(run, *DATA) == _digests(finished, *DATA)
@@ -245,13 +227,8 @@ def test_the_resolved_recipe_is_kept_and_loads_again(finished: Path) -> None:
     assert yaml.safe_load(text)["name"] == "small"
 
 
-def test_prefect_kept_an_artifact_with_the_counts_of_each_stage(
-    finished: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    import sqlite3
-
-    home = next(path for path in tmp_path_factory.getbasetemp().glob("home*") if (path / "prefect").exists())
-    with sqlite3.connect(home / "prefect" / "prefect.db") as base:
+def test_prefect_kept_an_artifact_with_the_counts_of_each_stage(finished: Path) -> None:
+    with sqlite3.connect(finished.parent / "prefect" / "prefect.db") as base:
         keys = {row[0] for row in base.execute("select key from artifact")}
     stages = ("source", "acquire", "select", "instruct", "feed", "ledger", "train", "evaluate", "export", "report")
     assert {f"sluice-{stage}" for stage in stages} <= keys

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,7 +13,7 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from schemas.identity import digest_file
 from stages.run_folder import RunFolder
-from tests.end_to_end.conftest import ROOT, Sluice, environment
+from tests.end_to_end.conftest import Sluice, environment, kill_when
 from tests.s3_store import SECRET, serve_s3
 
 URL = "s3://bucket/runs/small"
@@ -28,7 +22,9 @@ SAME = ("source", "samples", "vectors", "conversations", "lengths", "shards", "p
 
 
 @pytest.fixture(scope="module")
-def behind(tmp_path_factory: pytest.TempPathFactory, sluice: Sluice, recipe: Path) -> Iterator[Path]:
+def behind(
+    tmp_path_factory: pytest.TempPathFactory, sluice: Sluice, prefect_server: str, recipe: Path
+) -> Iterator[Path]:
     """What lies behind URL, which commands find by the environment: a run that was killed in training, then ended."""
     folder = tmp_path_factory.mktemp("s3")
     (folder / "bucket").mkdir()
@@ -38,29 +34,12 @@ def behind(tmp_path_factory: pytest.TempPathFactory, sluice: Sluice, recipe: Pat
             patch.setenv(name, value)
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         run = folder / "bucket/runs/small"
-        _kill_when(recipe, run, home, "checkpoints/instruct/state/*/state.json")
+        variables = {**environment(home), "PREFECT_API_URL": prefect_server}
+        kill_when("checkpoints/instruct/state/*/state.json", run, variables, "run", recipe, "--run-dir", URL)
         assert not (run / "checkpoints/instruct/final.safetensors").exists()
         ran = sluice("run", recipe, "--run-dir", URL)
         run.with_name("printed.txt").write_text(ran.stdout + ran.stderr)  # looked through for the secret
         yield run
-
-
-def _kill_when(recipe: Path, run: Path, home: Path, ready: str) -> None:
-    """Starts the run and kills the driver with SIGKILL as soon as a path that matches `ready` is there."""
-    command = [sys.executable, "-m", "pipelines.cli", "run", str(recipe), "--run-dir", URL]
-    process = subprocess.Popen(command, cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
-    end = time.monotonic() + 600
-    try:
-        while not any(run.glob(ready)):
-            assert process.poll() is None, f"the run ended before {ready} was there"
-            assert time.monotonic() < end, f"{ready} never came"
-            time.sleep(0.01)
-    finally:
-        process.kill()
-        process.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # Prefect's own server outlives its driver
 
 
 def _digests(run: Path) -> dict[str, str]:

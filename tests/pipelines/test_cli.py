@@ -91,6 +91,24 @@ def test_check_shows_graph_parts_and_cost(tmp_path: Path, world: Path) -> None:
     assert "at most 5 requests and 500 tokens" in told.output
 
 
+def test_check_says_what_a_picture_takes_and_refuses_a_model_whose_parts_do_not_fit(
+    tmp_path: Path, world: Path
+) -> None:
+    def written(**model: object) -> Path:
+        language = {"config": {"model_type": "llama"}, "tokenizer": str(tmp_path)}
+        path = tmp_path / "recipe.yaml"
+        section = {"vision": {"pretrained": "none"}, "language": language, **model}
+        source = {"table": str(world / "urls.parquet")}
+        path.write_text(yaml.safe_dump({"name": "t", "source": source, "model": section}))
+        return path
+
+    told = runner.invoke(app, ["check", str(written())], env={"COLUMNS": "300"})
+    assert told.exit_code == 0, told.output
+    assert "pixels is 1 tiles and 64 tokens; a pack has 2048" in told.output
+    towers = [{"pretrained": "none"}, {"model": "ViT-B-32", "pretrained": "none"}]
+    assert "towers side by side need the same" in _refused("check", written(vision=towers))
+
+
 def test_doctor_names_each_lack_with_its_remedy() -> None:
     told = runner.invoke(app, ["doctor", "--endpoint", "http://127.0.0.1:9/v1"], env={"COLUMNS": "250"})
     assert told.exit_code == 1

@@ -6,8 +6,7 @@ recipe is the file's name.
 
 from __future__ import annotations
 
-from schemas.by_file import class_in, names_in
-from schemas.errors import InputError
+from schemas.by_file import find_class, names_in
 from stages.instruct.kinds.base import EndpointKind, Kind, PictureKind, Rejected, TemplateKind
 
 __all__ = [
@@ -31,6 +30,5 @@ def find_kind(name: str) -> type[Kind]:
     Raises:
         InputError: there is no such kind.
     """
-    if name not in kind_names():
-        raise InputError(f"unknown kind '{name}' under instruct.kinds; known kinds: {', '.join(kind_names())}")
-    return class_in(__name__, name, Kind)
+    found: type[Kind] = find_class("kind", name, kind_names(), __name__, Kind)
+    return found

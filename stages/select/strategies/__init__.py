@@ -10,12 +10,12 @@ bare name, or the name with what it takes:
 
 from __future__ import annotations
 
-import difflib
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, ValidationError
 
-from schemas.by_file import class_in, names_in
+from schemas.by_file import find_class, names_in
+from schemas.errors import InputError
 from schemas.settings import explain
 from stages.select.strategies.base import References, Strategy
 
@@ -27,10 +27,6 @@ def strategy_names() -> list[str]:
     return names_in(__path__)
 
 
-def _find_strategy(name: str) -> type[Strategy]:
-    return class_in(__name__, name, Strategy)
-
-
 def _parse(value: Any) -> Any:
     """A strategy from what a recipe says: a name, or a mapping of one name to its settings."""
     if isinstance(value, Strategy):
@@ -39,13 +35,11 @@ def _parse(value: Any) -> Any:
     if not isinstance(given, dict) or len(given) != 1:
         raise ValueError(f"give one strategy ({', '.join(strategy_names())}), or several under 'all' or 'any'")
     name, settings = next(iter(given.items()))
-    if name not in strategy_names():
-        near = difflib.get_close_matches(str(name), strategy_names(), n=1, cutoff=0.5)
-        hint = f"did you mean '{near[0]}'?" if near else f"strategies: {', '.join(strategy_names())}"
-        raise ValueError(f"there is no strategy '{name}'; {hint}")
-    found = _find_strategy(name)
     try:
+        found = find_class("strategy", name, strategy_names(), __name__, Strategy)
         return found.model_validate({} if settings is None else settings)
+    except InputError as error:
+        raise ValueError(str(error)) from None
     except ValidationError as error:
         if error.errors()[0]["type"] == "model_type":
             known = ", ".join(found.model_fields)

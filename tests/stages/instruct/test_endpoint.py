@@ -258,7 +258,7 @@ def test_rate_limits_spread_what_is_asked(tmp_path: Path) -> None:
 
 def test_settings_that_do_not_fit_together_are_refused() -> None:
     for given, message in (
-        ({"engine": "openia", "base_url": "http://x"}, "known engines: openai, transformers, vllm"),
+        ({"engine": "openia", "base_url": "http://x"}, "known: openai, transformers, vllm"),
         ({}, "engine openai needs a base_url of http"),
         ({"base_url": "localhost:8000/v1"}, "engine openai needs a base_url of http"),
         ({"base_url": "http://x", "budget": {"money": 1}}, "a budget in money needs price"),

@@ -151,7 +151,7 @@ def test_questions_that_cannot_be_chosen_are_refused() -> None:
     for questions, message in (
         ({"detail": 3}, "how many questions kind 'detail' asks about a picture cannot be chosen"),
         ({"presence": 0}, "kind 'presence' must ask at least 1 question, not 0"),
-        ({"presense": 2}, "unknown kind 'presense'"),
+        ({"presense": 2}, "there is no kind 'presense'"),
     ):
         with pytest.raises(ValidationError, match=message):
             InstructSettings(questions=questions)

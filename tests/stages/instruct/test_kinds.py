@@ -25,7 +25,7 @@ def test_kinds_with_exact_answers_are_named() -> None:
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match="unknown kind 'counting'.*count"):
+    with pytest.raises(InputError, match="there is no kind 'counting'.*count"):
         find_kind("counting")
 
 

@@ -161,5 +161,5 @@ def test_the_folder_is_a_source_whose_turns_have_their_kind(tmp_path: Path) -> N
 
 
 def test_an_unknown_sort_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="of sort 'map'; there are: chart, clock, document"):
+    with pytest.raises(InputError, match="no rendered picture 'map'; known: chart, clock, document"):
         render(tmp_path, {"map": 1}, seed=1)

@@ -303,7 +303,7 @@ def test_what_is_named_must_be_there_before_anything_is_downloaded(tmp_path: Pat
     [
         ("clipscore", "there is no strategy 'clipscore'; did you mean 'clip_score'"),
         ({"all": ["basik"]}, "no strategy 'basik'; did you mean 'basic'"),
-        ("everything", "strategies: all, any, basic"),
+        ("everything", "known: all, any, basic"),
         ("text_based", "text_based: key 'concepts' is missing"),
         ({"text_based": {"concept": "a.txt"}}, "unknown key 'concept'; did you mean 'concepts'"),
         ("image_based", "key 'reference' is missing"),

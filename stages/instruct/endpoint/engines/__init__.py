@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.by_file import class_in, names_in
-from schemas.errors import InputError
+from schemas.by_file import find_class, names_in
 from stages.instruct.endpoint.engines.base import Engine, NotStructuredError
 
 __all__ = ["Engine", "NotStructuredError", "engine_names", "find_engine"]
@@ -20,6 +19,5 @@ def find_engine(name: str) -> type[Engine]:
     Raises:
         InputError: there is no such engine.
     """
-    if name not in engine_names():
-        raise InputError(f"unknown engine '{name}'; known engines: {', '.join(engine_names())}")
-    return class_in(__name__, name, Engine)
+    found: type[Engine] = find_class("engine", name, engine_names(), __name__, Engine)
+    return found
