@@ -66,6 +66,11 @@ class Pieces(Protocol):
         ...
 
 
+def pack_begins(plan: pa.Table) -> np.ndarray:
+    """The row at which each pack begins, and the end of the last; int64 [packs + 1]."""
+    return np.append(np.flatnonzero(np.diff(plan["pack"].to_numpy(), prepend=-1)), len(plan))
+
+
 class PiecePlan:
     """Cuts a plan into optimizer steps, and each step into pieces for ranks and accumulation.
 
@@ -94,9 +99,7 @@ class PiecePlan:
             )
         self.plan = plan
         self.pieces_per_step, self.world, self.rank = accumulation * world, world, rank
-        numbers = plan["pack"].to_numpy()
-        # The row at which each pack begins, and the end of the last.
-        self._begins = np.append(np.flatnonzero(np.diff(numbers, prepend=-1)), len(numbers))
+        self._begins = pack_begins(plan)
         self._supervised = plan["supervised"].to_numpy()
         self.packs_per_step = packs_per_step
         every = -(-(len(self._begins) - 1) // packs_per_step)

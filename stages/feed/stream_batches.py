@@ -8,12 +8,11 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 
 from models.full import ModelSettings, picture_layout
 from models.language import load_tokenizer
-from stages.feed.batches import Batch, LanguageCollate, Piece, PiecePlan
+from stages.feed.batches import Batch, LanguageCollate, Piece, PiecePlan, pack_begins
 from stages.feed.reader import PackReader, Sample
 from stages.feed.settings import FeedSettings
 from stages.feed.shards import ShardWork
@@ -71,7 +70,7 @@ class GrowingPieces:
             self._ended = True
             return
         table = pa.concat_tables(self._rest).combine_chunks()
-        begins = np.append(np.flatnonzero(np.diff(table["pack"].to_numpy(), prepend=-1)), len(table))
+        begins = pack_begins(table)
         whole = (len(begins) - 1) // self._packs_per_step * self._packs_per_step
         cut = int(begins[whole]) if plan is not None else len(table)
         self._rest = [table.slice(cut)]
