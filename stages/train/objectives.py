@@ -16,6 +16,7 @@ from torch.nn import functional
 from models.chat import NO_LOSS
 from models.clip import ClipModel
 from models.full import VisionLanguageModel
+from models.words import WordDetector
 from schemas.errors import SluiceError
 from stages.feed.batches import Batch, PairBatch
 from stages.train.features import FeatureStore
@@ -147,20 +148,35 @@ class ContrastiveObjective(Objective[PairBatch]):
     """CLIP's symmetric InfoNCE over a batch (Radford et al. 2021, figure 3), as open_clip's `ClipLoss` has it.
 
     The loss is the mean over the batch's pairs, times their number, so that dividing by that number gives the mean.
+
+    Args:
+        word_loss: weight of the loss of a `WordDetector`, which learns beside the CLIP and is left out of its weights.
+        seed: of the detector's weights.
     """
 
-    def __init__(self, clip: ClipModel, learn: dict[str, float], precision: str = "fp32") -> None:
+    def __init__(
+        self, clip: ClipModel, learn: dict[str, float], precision: str = "fp32", word_loss: float = 0.0, seed: int = 0
+    ) -> None:
         clip.model.requires_grad_(True)
-        super().__init__({"clip": clip.model}, learn, precision)
-        self.model = clip.model
+        self.model, self.word_loss = clip.model, word_loss
+        self.words = WordDetector(clip, seed) if word_loss else None
+        part = clip.model if self.words is None else nn.ModuleDict({"clip": clip.model, "words": self.words})
+        super().__init__({"clip": part}, learn, precision)
 
     def _loss(self, batch: PairBatch) -> torch.Tensor:
-        pictures = self.model.encode_image(batch.pixel_values.to(self.device), normalize=True)
-        texts = self.model.encode_text(batch.texts.to(self.device), normalize=True)
+        pixels, captions = batch.pixel_values.to(self.device), batch.texts.to(self.device)
+        detector = self.words if torch.is_grad_enabled() else None
+        if detector is not None:
+            found = self.model.visual.forward_intermediates(pixels, indices=1, output_fmt="NLC")
+            pictures, (patches,) = functional.normalize(found["image_features"], dim=-1), found["image_intermediates"]
+        else:
+            pictures = self.model.encode_image(pixels, normalize=True)
+        texts = self.model.encode_text(captions, normalize=True)
         logits = self.model.logit_scale.exp() * (pictures.float() @ texts.float().T)
         truth = torch.arange(len(logits), device=self.device)
         both = functional.cross_entropy(logits, truth) + functional.cross_entropy(logits.T, truth)
-        return both / 2 * len(logits)
+        loss = both / 2 * len(logits)
+        return loss if detector is None else loss + self.word_loss * detector.loss(patches, captions)
 
     @torch.no_grad()
     def after_update(self) -> None:

@@ -77,6 +77,12 @@ class TrainStep(Settings):
     augment: float = Field(
         0, ge=0, lt=1, description="contrastive only: pictures are cropped to a random area of at least 1 - this share"
     )
+    word_loss: float = Field(
+        0,
+        ge=0,
+        description="contrastive only: weight of a second loss, by which single patches learn to tell the words of "
+        "their caption from those of others; for towers of OpenCLIP's own",
+    )
     warmup_fraction: float = Field(0.03, ge=0, le=1, description="share of the steps in which the rate rises linearly")
     warmup_steps: int | None = Field(None, ge=0, description="optimizer steps of warm-up, instead of warmup_fraction")
     schedule: Literal["cosine", "constant"] = Field(
@@ -126,6 +132,8 @@ class TrainStep(Settings):
             raise ValueError("a contrastive step's batch cannot be cut or joined: set `batch` alone")
         if self.objective == "contrastive" and self._is_set("z_loss"):
             raise ValueError("z_loss: a contrastive step has no tokens; leave it out")
+        if self.objective == "language" and self._is_set("word_loss"):
+            raise ValueError("word_loss: a language step learns words anyway; leave it out")
         if self.warmup_steps is not None and self._is_set("warmup_fraction"):
             raise ValueError("give either warmup_steps or warmup_fraction")
         if self.schedule == "constant" and self._is_set("min_rate"):

@@ -277,5 +277,5 @@ class StepWork:
         def held_out() -> PairCollate:
             return PairCollate(PackReader(self.run, ["val"]), clip.preprocess, clip.tokenizer, self.seed)
 
-        objective = ContrastiveObjective(clip, step.learned(), step.precision)
+        objective = ContrastiveObjective(clip, step.learned(), step.precision, step.word_loss, self.seed)
         return objective, collate, held_out, lambda folder, _: save_clip(clip, folder / FINAL)

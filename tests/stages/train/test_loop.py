@@ -280,6 +280,7 @@ def test_z_loss_is_the_square_of_log_z_on_supervised_tokens(run, model):
         ({"learn": {"language": 0}}, "no part has a rate above 0"),
         ({"learn": {"clip": 1e-3}, "objective": "contrastive", "accumulation": 2}, "set `batch` alone"),
         ({"learn": {"clip": 1e-3}, "objective": "contrastive", "z_loss": 1e-4}, "has no tokens; leave it out"),
+        ({"learn": {"connector": 1e-3}, "word_loss": 0.1}, "learns words anyway"),
         ({"learn": {"language": -1}}, "the rate of 'language' must be 0 or more"),
         ({"learn": {"language": {"warmup_steps": 3}}}, "Field required"),
         ({"learn": {"language": "fast"}}, "should be a valid number"),
@@ -292,7 +293,8 @@ def test_steps_that_make_no_sense_are_refused(values, message):
         TrainStep(name="x", **values)
 
 
-def test_contrastive_training_leaves_a_model_that_pretrained_takes(tmp_path):
+@pytest.mark.parametrize("word_loss", [0, 0.1])
+def test_contrastive_training_leaves_a_model_that_pretrained_takes(tmp_path, word_loss):
     torch.set_num_threads(1)
     config = {
         "embed_dim": 32,
@@ -312,12 +314,14 @@ def test_contrastive_training_leaves_a_model_that_pretrained_takes(tmp_path):
         epochs=4,
         precision="fp32",
         log_every=1,
+        word_loss=word_loss,
     )
     write_plan(run, step, FEED, seed=1)
     StepWork(run, None, [step], 1).train()
     seen = losses(run, "clip")
     assert len(seen) == 8
-    assert seen[0] == pytest.approx(math.log(9), abs=0.3)
+    if not word_loss:
+        assert seen[0] == pytest.approx(math.log(9), abs=0.3)
     assert sum(seen[-2:]) < sum(seen[:2])
     trained = load_clip("sluice-test-pairs", str(run.path(final_file("clip"))))
     sample = PackReader(run, ["train"]).read(0)
