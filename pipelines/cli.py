@@ -314,6 +314,23 @@ def export(
 
 
 @command
+def tokenizer(
+    run: RunArgument,
+    to: Annotated[Path, typer.Argument(help="The folder to write it to.")],
+    like: Annotated[str, typer.Option(help="A tokenizer whose splitting, special tokens and template it takes over.")],
+    size: Annotated[int, typer.Option(help="Tokens of its vocabulary.")] = 4096,
+) -> None:
+    """Learn a small tokenizer from a run's conversations, for a language model from scratch.
+
+    Example: `sluice tokenizer runs/demo my-tokenizer --like data/models/smollm2`
+    """
+    from pipelines.tokenizer import train_tokenizer
+
+    tokens = train_tokenizer(_folder(run), like, size, to)
+    out.print(f"{to}: {tokens} tokens; set model.language.tokenizer to it", soft_wrap=True)
+
+
+@command
 def doctor(
     endpoint: Annotated[
         str | None, typer.Option(help="Base URL of an OpenAI-compatible server to look at too.")

@@ -92,7 +92,8 @@ def train_padded(
     options = TrainingArguments(
         output_dir=str(folder), max_steps=len(steps), gradient_accumulation_steps=cut, use_cpu=not cuda,
         bf16=step.precision == "bf16", max_grad_norm=step.clip_norm, logging_steps=1,
-        save_strategy="no", report_to=[], disable_tqdm=True, per_device_train_batch_size=batch, remove_unused_columns=False,
+        save_strategy="no", report_to=[], disable_tqdm=True, per_device_train_batch_size=batch,
+        remove_unused_columns=False,
     )  # fmt: skip
     optimizer = _optimizer(model, step)
     constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda _: 1.0)

@@ -19,7 +19,8 @@ from stages.sample import NoiseRates, make_world
 ROOT = Path(__file__).parents[2]
 runner = CliRunner()
 COMMANDS = (
-    "sample", "serve", "check", "run", "train", "status", "report", "trace", "evaluate", "ask", "export", "doctor"
+    "sample", "serve", "check", "run", "train", "status", "report", "trace", "evaluate", "ask", "export", "tokenizer",
+    "doctor",
 )  # fmt: skip
 
 
