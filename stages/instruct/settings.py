@@ -27,6 +27,12 @@ class InstructSettings(Settings):
         description="template kind -> most questions about one picture, where the kind can ask several; "
         "for kinds that are not named here 2, and 1 caption",
     )
+    draws: int = Field(
+        1,
+        ge=1,
+        description="how often the template kinds' questions about a picture are drawn, each time into a conversation "
+        "of its own; held-out pictures have the first alone",
+    )
     apart: bool = Field(
         False,
         description="a model learns each question of the template kinds by itself: it sees the picture and that one, "

@@ -68,7 +68,7 @@ class InstructWork(PartWork):
             judged = settings.model_dump(include={"gates", "languages", "retry_refused", "instructing_captions"})
             versions = {"prompts": prompts, "objects": lexicon().version, "gates": GATES_VERSION}
             asked = {"model": endpoint.model, **endpoint.sampling(), **judged, **versions}
-        asking = settings.model_dump(include={"questions", "apart"}, exclude_defaults=True)
+        asking = settings.model_dump(include={"questions", "apart", "draws"}, exclude_defaults=True)
         return {"kinds": settings.kinds, "endpoint": asked, "seed": self.seed, **asking}
 
     def compute(self, part: int) -> PartOutput:
@@ -79,6 +79,9 @@ class InstructWork(PartWork):
         free = [context for context in contexts if context.sample_id not in dropped]
         taken, broken = self.from_source(free)
         made = [*taken, *self.from_templates(free)]
+        learned = self.learned(part)
+        for draw in range(2, self.settings_.draws + 1):
+            made += self.from_templates([context for context in free if context.sample_id in learned], draw)
         written = self.from_endpoint([context for context in contexts if context.sample_id not in mute])
         made += [self.writer.conversation(one) for one in written if one.turns]
         order = {context.sample_id: place for place, context in enumerate(contexts)}
@@ -156,27 +159,37 @@ class InstructWork(PartWork):
                 taken.append(made)
         return taken, broken
 
-    def from_templates(self, contexts: list[Context]) -> list[Conversation]:
-        """One conversation of all joined kinds, and one for each kind that stands alone, for every picture."""
+    def learned(self, part: int) -> set[str]:
+        """The part's samples that are not held out."""
+        kept = read_decisions(self.run, part, ["sample_id", "split"], kept=True).to_pylist()
+        return {row["sample_id"] for row in kept if row["split"] != "val"}
+
+    def from_templates(self, contexts: list[Context], draw: int = 1) -> list[Conversation]:
+        """One conversation of all joined kinds, and one for each kind that stands alone, for every picture.
+
+        Args:
+            draw: each has chance, and ids, of its own.
+        """
         made = []
+        again = "" if draw == 1 else f"-{draw}"
         joined: dict[str, list[Turn]] = {context.sample_id: [] for context in contexts}
         for name, (kind, share) in self.kinds.items():
             if not isinstance(kind, TemplateKind):
                 continue
-            drawn = [(context, self.chance(context, name)) for context in contexts]
+            drawn = [(context, self.chance(context, f"{name}{again}")) for context in contexts]
             chosen = [(context, rng) for context, rng in drawn if rng.random() < share]
             said = kind.turns_of([context for context, _ in chosen], [rng for _, rng in chosen])
             for (context, _), turns in zip(chosen, said, strict=True):
                 if kind.joined:
                     joined[context.sample_id] += turns
                 elif turns:
-                    identity = f"{context.sample_id}-{name}"
+                    identity = f"{context.sample_id}-{name}{again}"
                     made.append(Conversation(identity, context.sample_id, name, "template", turns, apart=self.apart))
         for context in contexts:
             turns = joined[context.sample_id]
-            self.chance(context, "order").shuffle(turns)
+            self.chance(context, f"order{again}").shuffle(turns)
             if turns:
-                identity = f"{context.sample_id}-template"
+                identity = f"{context.sample_id}-template{again}"
                 made.append(Conversation(identity, context.sample_id, "template", "template", turns, apart=self.apart))
         return made
 

@@ -147,6 +147,28 @@ def test_a_picture_gets_as_many_questions_as_the_recipe_says_and_they_are_apart(
     assert asked == {"few": {"caption": 1, "count": 2, "presence": 2, "position": 2}, "many": most}
 
 
+def test_further_draws_ask_anew_and_leave_held_out_pictures_alone(tmp_path: Path) -> None:
+    kinds = {"caption": 1.0, "count": 1.0, "presence": 1.0, "position": 1.0}
+    said = {}
+    for name, settings in (("once", InstructSettings(kinds=kinds)), ("thrice", InstructSettings(kinds=kinds, draws=3))):
+        run = make_run(tmp_path / name)
+        path = run.path("decisions.parquet")
+        decisions = pq.read_table(path).to_pylist()
+        held_out = {row["sample_id"] for row in decisions if row["row"] in (3, 5)}
+        rows = [row | {"split": "val" if row["sample_id"] in held_out else "train"} for row in decisions]
+        pq.write_table(pa.Table.from_pylist(rows, DECISIONS), path)
+        InstructWork(run, settings, seed=5).process(0)
+        said[name] = {one.conversation_id: one for one in _said(run)}
+    first = {identity: one for identity, one in said["thrice"].items() if identity in said["once"]}
+    assert first == said["once"]
+    further = [one for identity, one in said["thrice"].items() if identity not in said["once"]]
+    assert len(further) == 2 * (11 - 2) * 2 and not held_out & {one.sample_id for one in further}
+    joined = [one for one in further if one.kind == "template"]
+    assert {one.conversation_id.rsplit("-", 1)[1] for one in joined} == {"2", "3"}
+    same = [one for one in joined if one.turns == said["once"][one.conversation_id.rsplit("-", 1)[0]].turns]
+    assert not same
+
+
 def test_questions_that_cannot_be_chosen_are_refused() -> None:
     for questions, message in (
         ({"detail": 3}, "how many questions kind 'detail' asks about a picture cannot be chosen"),
