@@ -12,6 +12,7 @@ import pytest
 _COSTLY = {"finished", "sluice", "prefect_server"}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps a file's tests in one process, for their fixtures; so those on the costly ones."""
 
