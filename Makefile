@@ -21,7 +21,7 @@ demo: $(STAMP)
 	$(BIN)/python -m pipelines.demo --recipe $(RECIPE)
 
 test: $(STAMP) lint
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

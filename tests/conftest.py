@@ -6,19 +6,29 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
-#: Fixtures of a whole session that take long: the tests that use one of them run in one process, and first.
-_COSTLY = {"finished", "sluice", "prefect_server"}
+#: Files whose tests share runs that take minutes.
+_TOGETHER = {f"tests/end_to_end/{name}.py" for name in ("test_line", "test_prefect_server", "test_s3")}
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class _ByFile(LoadScopeScheduling):
+    """A file's tests run in one process, for their fixtures, and so do those of `_TOGETHER`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.split("::")[0]
+        return "together" if path in _TOGETHER else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    return _ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps a file's tests in one process, for their fixtures; so those on the costly ones."""
-
-    def is_costly(item: pytest.Item) -> bool:
-        return not _COSTLY.isdisjoint(getattr(item, "fixturenames", ()))
-
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("costly" if is_costly(item) else str(item.path)))
-    items.sort(key=is_costly, reverse=True)
+    """What takes longest begins first."""
+    root = Path(__file__).parents[1]
+    items.sort(key=lambda item: item.path.relative_to(root).as_posix() not in _TOGETHER)
