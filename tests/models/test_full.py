@@ -130,7 +130,7 @@ def test_connectors_are_found_by_name() -> None:
         InputError, match="did you mean 'mlp2x_gelu'.*known: attention_pool, linear, mean_pool_mlp, mlp2x"
     ):
         connector_class("mlp2x_gelo")
-    with pytest.raises(ValidationError, match="model.connector: 'qformer' is not known"):
+    with pytest.raises(ValidationError, match="there is no connector 'qformer'"):
         ModelSettings.model_validate({"connector": "qformer", "language": {"name": "x"}})
 
 
