@@ -37,7 +37,7 @@ class WordDetector(nn.Module):
         visual = clip.model.visual
         if not isinstance(visual, VisionTransformer):
             raise InputError("train: word_loss: the tower is not OpenCLIP's own ViT; set word_loss to 0")
-        tokens = getattr(clip.tokenizer, "vocab_size", None) or clip.model.vocab_size
+        tokens = getattr(clip.tokenizer, "vocab_size", None) or len(clip.tokenizer.tokenizer)  # type: ignore[attr-defined]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.patch = nn.Linear(visual.conv1.out_channels, _WIDTH, bias=False)
