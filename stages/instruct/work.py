@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import pyarrow as pa
@@ -72,16 +73,18 @@ class InstructWork(PartWork):
         return {"kinds": settings.kinds, "endpoint": asked, "seed": self.seed, **asking}
 
     def compute(self, part: int) -> PartOutput:
-        contexts = self.contexts(part)
+        kept = read_decisions(self.run, part, ["sample_id", "split"], kept=True).to_pylist()
+        splits = {row["sample_id"]: row["split"] for row in kept}
+        contexts = self.contexts(part, splits)
         mute = self.mute(contexts)
         drops = self.settings_.instructing_captions == "drop"
         dropped = {one for one, reason in mute.items() if drops and reason is Reason.CAPTION_INSTRUCTS}
         free = [context for context in contexts if context.sample_id not in dropped]
         taken, broken = self.from_source(free)
         made = [*taken, *self.from_templates(free)]
-        learned = self.learned(part)
+        learned = [context for context in free if splits[context.sample_id] != "val"]
         for draw in range(2, self.settings_.draws + 1):
-            made += self.from_templates([context for context in free if context.sample_id in learned], draw)
+            made += self.from_templates(learned, draw)
         written = self.from_endpoint([context for context in contexts if context.sample_id not in mute])
         made += [self.writer.conversation(one) for one in written if one.turns]
         order = {context.sample_id: place for place, context in enumerate(contexts)}
@@ -122,9 +125,8 @@ class InstructWork(PartWork):
         ids = [context.sample_id for context in contexts if context.sample_id not in said]
         return {one: refused.get(one) or mute.get(one) or Reason.NO_CONVERSATION for one in ids}
 
-    def contexts(self, part: int) -> list[Context]:
-        """The contexts of the part's kept rows, in source order."""
-        kept = set(read_decisions(self.run, part, ["sample_id"], kept=True)["sample_id"].to_pylist())
+    def contexts(self, part: int, kept: Collection[str]) -> list[Context]:
+        """The contexts of the part's rows that are in `kept`, in source order."""
         given = read_parquet(self.run.table_path("source", part), columns=["conversation", "text_only"])
         source = read_captions(self.run, part)
         source = pa.table([*source.columns, *given.columns], [*source.column_names, *given.column_names])
@@ -158,11 +160,6 @@ class InstructWork(PartWork):
                 made = Conversation(identity, context.sample_id, of_all, "source", turns, text_only=context.text_only)
                 taken.append(made)
         return taken, broken
-
-    def learned(self, part: int) -> set[str]:
-        """The part's samples that are not held out."""
-        kept = read_decisions(self.run, part, ["sample_id", "split"], kept=True).to_pylist()
-        return {row["sample_id"] for row in kept if row["split"] != "val"}
 
     def from_templates(self, contexts: list[Context], draw: int = 1) -> list[Conversation]:
         """One conversation of all joined kinds, and one for each kind that stands alone, for every picture.

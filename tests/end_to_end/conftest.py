@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from bench.pictures import free_port
 from stages.sample import NoiseRates, make_world
 from tests.models.conftest import TEMPLATE, make_tokenizer
 
@@ -45,9 +45,7 @@ def environment(home: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("world")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     make_world(folder, SCENES, seed=4321, rates=RATES, base_url=f"http://127.0.0.1:{port}")
     command = [sys.executable, "-m", "pipelines.cli", "serve", str(folder), "--port", str(port)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, env=environment(folder))
@@ -103,9 +101,7 @@ def recipe(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Prefect server. Runs that use it need not wait until one of their own is up."""
     home = tmp_path_factory.mktemp("server")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
@@ -125,14 +121,18 @@ def sluice(prefect_server: str, tmp_path_factory: pytest.TempPathFactory) -> Slu
     home = tmp_path_factory.mktemp("home")
 
     def run(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return _run({**environment(home), "PREFECT_API_URL": prefect_server}, *arguments, check=check)
+        return run_command({**environment(home), "PREFECT_API_URL": prefect_server}, *arguments, check=check)
 
     return run
 
 
-def _run(variables: dict[str, str], *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
-    ran = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+def _command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
+
+
+def run_command(variables: dict[str, str], *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs the command in this environment; returns what came out."""
+    ran = subprocess.run(_command(*arguments), cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
     if check:
         assert ran.returncode == 0, f"{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
     return ran
@@ -142,15 +142,14 @@ def _run(variables: dict[str, str], *arguments: object, check: bool = True) -> s
 def finished(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never disturbed, with a Prefect of its own; `reference.json` beside it holds what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "reference"
-    ran = _run(environment(folder.parent), "run", recipe, "--run-dir", folder)
+    ran = run_command(environment(folder.parent), "run", recipe, "--run-dir", folder)
     folder.with_suffix(".json").write_text(json.dumps({"out": ran.stdout, "err": ran.stderr}))
     return folder
 
 
 def kill_when(ready: str, run: Path, variables: dict[str, str], *arguments: object) -> None:
     """Starts a command and kills it with SIGKILL as soon as a path of the run folder that matches `ready` is there."""
-    command = [sys.executable, "-m", "pipelines.cli", *map(str, arguments)]
-    process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=subprocess.DEVNULL,
+    process = subprocess.Popen(_command(*arguments), cwd=ROOT, env=variables, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, start_new_session=True)  # fmt: skip
     end = time.monotonic() + 600
     try:

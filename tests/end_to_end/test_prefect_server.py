@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 from typing import Any
 
-from tests.end_to_end.conftest import ROOT, environment
+from tests.end_to_end.conftest import environment, run_command
 
 
 def _asked(url: str, **filters: Any) -> list[dict[str, Any]]:
@@ -21,11 +19,8 @@ def _asked(url: str, **filters: Any) -> list[dict[str, Any]]:
 
 
 def test_the_flow_is_told_to_the_users_server(prefect_server: str, recipe: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.cli", "run", recipe, "--run-dir", tmp_path / "run", "--until", "source",
-               "--set", "name=told"]  # fmt: skip
     variables = environment(tmp_path) | {"PREFECT_API_URL": prefect_server}
-    ran = subprocess.run([*map(str, command)], cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    run_command(variables, "run", recipe, "--run-dir", tmp_path / "run", "--until", "source", "--set", "name=told")
     (flow,) = _asked(f"{prefect_server}/flow_runs/filter", flow_runs={"name": {"any_": ["told"]}})
     assert flow["state_type"] == "COMPLETED"
     mine = {"flow_runs": {"id": {"any_": [flow["id"]]}}}
