@@ -162,8 +162,7 @@ class _Training:
         if self.trained is None and not self.work.done():
             self._begin()
         if self.feeding is not None and self.trained is not None:
-            self.feeding.planned(len(self.line.run.parts()))
-            self.feeding.end()
+            self.feeding.end(len(self.line.run.parts()))
             self.trained.result()
 
     def __enter__(self) -> _Training:
@@ -171,7 +170,7 @@ class _Training:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None and self.feeding is not None:
-            self.feeding.end(failed=True)
+            self.feeding.fail()
         self.thread.shutdown()
         self.feeding = None
 

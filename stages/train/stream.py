@@ -107,9 +107,13 @@ class Feeding:
         """Says that the plans of so many parts are committed."""
         self.news.grow.remote(parts)
 
-    def end(self, failed: bool = False) -> None:
-        """Says that no part follows."""
-        self.news.end.remote(failed)
+    def end(self, parts: int) -> None:
+        """Says that the plans of so many parts are committed, and that no part follows."""
+        self.news.end.remote(parts)
+
+    def fail(self) -> None:
+        """Says that no part follows because a stage failed."""
+        self.news.fail.remote()
 
     def parts(self, seen: int, wait: bool) -> int:
         """Number of parts that are planned; waits, where told so, until that is more than `seen` or none follows."""
@@ -167,7 +171,10 @@ class _StreamedPieces:
 
 
 class _News:
-    """How far the plan has grown, as an actor that the driver tells and the workers ask."""
+    """How far the plan has grown, as an actor that the driver tells and the workers ask.
+
+    Ray does not keep the order of calls of an asynchronous actor: what is told late must not take back what is newer.
+    """
 
     def __init__(self) -> None:
         self._parts = 0
@@ -175,13 +182,19 @@ class _News:
         self._changed = asyncio.Condition()
 
     async def grow(self, parts: int) -> None:
-        async with self._changed:
-            self._parts = parts
-            self._changed.notify_all()
+        await self._tell(parts)
 
-    async def end(self, failed: bool) -> None:
+    async def end(self, parts: int) -> None:
+        await self._tell(parts, ended=True)
+
+    async def fail(self) -> None:
+        await self._tell(0, ended=True, failed=True)
+
+    async def _tell(self, parts: int, ended: bool = False, failed: bool = False) -> None:
         async with self._changed:
-            self._ended, self._failed = True, failed
+            self._parts = max(self._parts, parts)
+            self._ended |= ended
+            self._failed |= failed
             self._changed.notify_all()
 
     async def parts(self, seen: int, wait: bool) -> int:

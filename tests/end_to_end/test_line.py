@@ -56,8 +56,7 @@ def test_trouble_is_dropped_for_its_own_reason(finished: Path, world: Path) -> N
     truth = pq.read_table(world / "truth.parquet").to_pylist()
     reasons = {
         "missing": {"http_4xx"}, "html": {"not_a_picture"}, "broken": {"decode_error"}, "robots": {"robots_txt"},
-        "opt_out": {"opt_out"}, "endless": {"deadline", "too_large"}, "huge": {"too_many_pixels"},
-        "tiny": {"too_few_pixels", "picture_too_small"},
+        "opt_out": {"opt_out"}, "huge": {"too_many_pixels"}, "tiny": {"too_few_pixels", "picture_too_small"},
         "boilerplate_caption": {"caption_short", "caption_boilerplate"},
     }  # fmt: skip
     fate = {row["row"]: row["reason"] for row in _ledger(finished)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -60,6 +61,7 @@ def drive(recipe: str, folder: str) -> None:
     from pipelines.recipe import load_recipe
     from pipelines.stream import check_streams
 
+    logging.basicConfig(level=logging.INFO)
     loaded = load_recipe(Path(recipe))
     check_streams(loaded)
     line = Line(loaded, RunFolder(folder), streams=True)
@@ -116,8 +118,13 @@ def _driver(recipe: Path, run: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A driver process, which is gone at the end."""
     code = f"from tests.end_to_end.test_stream import drive; drive({str(recipe)!r}, {str(run)!r})"
     with open(run.with_suffix(".err"), "wb") as told:
-        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment(run.parent), stderr=told,
-                                   start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-X", "faulthandler", "-c", code],
+            cwd=ROOT,
+            env=environment(run.parent),
+            stderr=told,
+            start_new_session=True,
+        )
     try:
         yield process
     finally:
@@ -131,7 +138,10 @@ def _wait_for(driver: subprocess.Popen[bytes], run: Path, pattern: str) -> None:
     end = time.monotonic() + PATIENCE
     while not any(path.stat().st_size for path in run.glob(pattern)):
         assert driver.poll() is None, run.with_suffix(".err").read_text()[-3000:]
-        assert time.monotonic() < end, f"{pattern} never came: {run.with_suffix('.err').read_text()[-3000:]}"
+        if time.monotonic() > end:
+            driver.send_signal(signal.SIGABRT)  # it prints what each of its threads waits for
+            driver.wait()
+            pytest.fail(f"{pattern} never came: {run.with_suffix('.err').read_text()[-6000:]}")
         time.sleep(0.02)
 
 
