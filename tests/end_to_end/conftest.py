@@ -24,8 +24,9 @@ from tests.models.conftest import TEMPLATE, make_tokenizer
 
 ROOT = Path(__file__).parents[2]
 SCENES = 160
-#: Every kind of trouble but the two that end by a deadline: none here is so short that a busy machine misses it.
+#: Every kind of trouble but the two that end by a deadline, which cost it each time.
 RATES = NoiseRates(slow=0, endless=0, huge=0.01)
+#: So long a download may take: a machine that is busy with other tests drops no picture.
 PATIENCE_S = 120
 
 Sluice = Callable[..., subprocess.CompletedProcess[str]]
