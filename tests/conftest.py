@@ -1,4 +1,4 @@
-"""What `make test` needs to run tests in two processes: which of them stay together, and few threads for each."""
+"""What `make test` needs: tests in two processes, which of them stay together, few threads, and the same examples."""
 
 from __future__ import annotations
 
@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
+
+# A run that fails must fail again. `pytest --hypothesis-profile default` looks for new examples.
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
 
 #: Files whose tests share runs that take minutes.
 _TOGETHER = {f"tests/end_to_end/{name}.py" for name in ("test_line", "test_prefect_server", "test_s3")}
